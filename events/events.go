@@ -1,0 +1,2 @@
+// Package events is Leafmill's contract.
+package events
