@@ -54,8 +54,10 @@ type Unit struct {
 	Length int `json:"length"`
 	// Method is how the text was found: text_layer, ocr or parser.
 	Method string `json:"method,omitempty"`
-	// Confidence of a recognised page, 0 to 100.
+	// Confidence of a recognised page, the mean of its words, 0 to 1.
 	Confidence float64 `json:"confidence,omitempty"`
+	// Warning says, in a sentence, why the text may be worse than it could be.
+	Warning string `json:"warning,omitempty"`
 	// Chunks made of it (from chunked on), and how many of them have a vector (from embedded on).
 	Chunks  int `json:"chunks,omitempty"`
 	Vectors int `json:"vectors,omitempty"`

@@ -48,6 +48,9 @@ type Failure struct {
 	Class   Class
 	Message string // a sentence that says what is wrong and what to do
 	Err     error  // the cause, for logs; may be nil
+	// Final: another try would end the same, even though the class is a transient one, as
+	// when a tool runs into its time limit on this page.
+	Final bool
 }
 
 // Fail makes a Failure with a formatted message.
@@ -58,6 +61,12 @@ func Fail(c Class, format string, args ...any) *Failure {
 // Because returns the failure with its cause set.
 func (f *Failure) Because(err error) *Failure {
 	f.Err = err
+	return f
+}
+
+// Finally returns the failure marked final.
+func (f *Failure) Finally() *Failure {
+	f.Final = true
 	return f
 }
 
@@ -76,6 +85,14 @@ func ClassOf(err error) Class {
 		return f.Class
 	}
 	return Internal
+}
+
+// Retryable says whether another try of the same message may succeed.
+func Retryable(err error) bool {
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f.Class.Transient() && !f.Final
+	}
+	return true
 }
 
 // Problem is a failure on the wire and in the job view.

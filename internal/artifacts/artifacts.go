@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -133,85 +132,16 @@ func (s *Store) DeleteOriginal(ctx context.Context, name string) error {
 	return nil
 }
 
-// Own makes a source of what a submission names or carries: an object that anybody may
-// overwrite is copied to a name of the job's own, as are inline bytes. Data is used when
-// object is empty. The copy lies on disk at dir (see Fetch) on return.
-func (s *Store) Own(ctx context.Context, dir, job, object string, data []byte, limit int64) (events.Source, string, error) {
-	var src io.Reader = bytes.NewReader(data)
-	if object != "" {
-		r, err := s.originals.Get(ctx, object)
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return events.Source{}, "", events.Fail(events.Invalid, "There is no object %q in the bucket originals.", object).Because(err)
-		}
-		if err != nil {
-			return events.Source{}, "", fault(events.BucketOriginals, object, err)
-		}
-		defer func() { _ = r.Close() }()
-		src = r
-	}
-	tmp, err := os.CreateTemp(dir, "in-*")
+// Keep stores a local copy in the bucket artifacts under a name of the job's own, so that
+// other replicas find it, and returns the source.
+func (s *Store) Keep(ctx context.Context, job string, l Local) (events.Source, error) {
+	f, err := os.Open(l.Path)
 	if err != nil {
-		return events.Source{}, "", fmt.Errorf("artifacts: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(tmp, h), io.LimitReader(src, limit+1))
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return events.Source{}, "", fault(events.BucketOriginals, object, err)
-	}
-	if n > limit {
-		return events.Source{}, "", events.Fail(events.Limit, "The document is larger than %d bytes (LEAFMILL_MAX_UPLOAD_BYTES).", limit)
-	}
-	sum := hex.EncodeToString(h.Sum(nil))
-	path := filepath.Join(dir, sum)
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return events.Source{}, "", fmt.Errorf("artifacts: %w", err)
-	}
-	out := events.Source{Bucket: events.BucketArtifacts, Object: job + "/" + sum, SHA256: sum, Size: n}
-	f, err := os.Open(path)
-	if err != nil {
-		return events.Source{}, "", fmt.Errorf("artifacts: %w", err)
+		return events.Source{}, fmt.Errorf("artifacts: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	return out, path, s.putOnce(ctx, out.Object, f)
-}
-
-// Fetch makes sure that a source lies in the folder dir, named by its hash, and returns
-// its path. The file is complete: its hash was checked.
-func (s *Store) Fetch(ctx context.Context, dir string, src events.Source) (string, error) {
-	path := filepath.Join(dir, src.SHA256)
-	if b, err := hex.DecodeString(src.SHA256); err != nil || len(b) != sha256.Size {
-		return "", events.Fail(events.Invalid, "The event's source has no sha256.")
-	}
-	if st, err := os.Stat(path); err == nil && st.Size() == src.Size {
-		return path, nil
-	}
-	b, err := s.bucket(src.Bucket)
-	if err != nil {
-		return "", err
-	}
-	r, err := b.Get(ctx, src.Object)
-	if err != nil {
-		return "", fault(src.Bucket, src.Object, err)
-	}
-	defer func() { _ = r.Close() }()
-	tmp, err := os.CreateTemp(dir, "in-*")
-	if err != nil {
-		return "", fmt.Errorf("artifacts: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(tmp, h), r)
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return "", fault(src.Bucket, src.Object, err)
-	}
-	if hex.EncodeToString(h.Sum(nil)) != src.SHA256 {
-		return "", events.Fail(events.Invalid, "The object %s/%s has changed since it was submitted.", src.Bucket, src.Object)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return "", fmt.Errorf("artifacts: %w", err)
-	}
-	return path, nil
+	src := events.Source{Bucket: events.BucketArtifacts, Object: job + "/" + l.SHA256, SHA256: l.SHA256, Size: l.Size}
+	return src, s.putOnce(ctx, src.Object, f)
 }
 
 // fault classifies what a bucket said.

@@ -118,12 +118,12 @@ func (s *stageChain) settle(h message.HandlerFunc) message.HandlerFunc {
 		}
 		d := a.d
 		switch {
-		case st.stopping.Err() != nil && (ctx.Err() != nil || events.ClassOf(a.err).Transient()):
+		case st.stopping.Err() != nil && (ctx.Err() != nil || events.Retryable(a.err)):
 			a.outcome = "interrupted"
 			d.retrying(ctx, events.Fail(events.Unavailable, "The service is shutting down; another takes over.").Because(a.err), 0, true)
 			st.nakIn(-1)
 			return nil, errNak
-		case !events.ClassOf(a.err).Transient():
+		case !events.Retryable(a.err):
 			a.outcome = "poisoned"
 			return nil, a.err
 		case a.panics && d.Delivered >= panicsToPoison:
@@ -166,7 +166,7 @@ func (s *stageChain) decide(h message.HandlerFunc) message.HandlerFunc {
 			a.err = events.Fail(events.Timeout, "The %s stage took longer than %s.", s.stage, s.cons.Timeout).Because(err)
 		}
 		a.panics = errors.Is(err, errPanic)
-		if !events.ClassOf(a.err).Transient() || st.stopping.Err() != nil || outer.Err() != nil ||
+		if !events.Retryable(a.err) || st.stopping.Err() != nil || outer.Err() != nil ||
 			events.ClassOf(a.err) == events.Timeout {
 			return nil, nil // settle looks at a.err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/leafmill/leafmill/events"
 )
@@ -27,6 +28,27 @@ type RunConfig struct {
 	Grace   time.Duration // for handlers at shutdown; 20 s when 0
 	MaxAge  time.Duration // a message that still fails when it is older is poisoned; 24 h when 0
 	Metrics *Metrics      // may be nil
+}
+
+// Service is a service at work: what it answers and what it consumes.
+type Service struct {
+	Info      ServiceInfo // Workers are filled in from the consumers
+	Consumers []Consumer
+}
+
+// RunService registers the service and handles its consumers' messages until ctx ends or
+// one of both fails; it returns when everything in hand is settled.
+func (c *Conn) RunService(ctx context.Context, cfg RunConfig, s Service) error {
+	s.Info.Workers = map[string]int{}
+	for _, cons := range s.Consumers {
+		s.Info.Workers[cons.Durable] = max(1, cons.Workers)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.Serve(ctx, s.Info) })
+	if len(s.Consumers) > 0 {
+		g.Go(func() error { return c.Run(ctx, cfg, s.Consumers...) })
+	}
+	return g.Wait()
 }
 
 // Run handles the consumers' messages until ctx ends, and returns when everything in

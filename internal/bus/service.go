@@ -24,10 +24,9 @@ type ServiceInfo struct {
 	Name        string // registered as leafmill-<name>
 	Version     string
 	Description string
-	// Workers it has for each durable.
-	Workers map[string]int
-	// Private endpoints answer without a queue group, so every replica does.
-	Endpoints []Endpoint
+	Workers     map[string]int    // for each durable
+	Metadata    map[string]string // shown to whoever asks, such as the model in use
+	Endpoints   []Endpoint
 }
 
 // Endpoint answers requests on a subject.
@@ -46,6 +45,7 @@ func (c *Conn) Serve(ctx context.Context, info ServiceInfo) error {
 		version = "0.0.0"
 	}
 	md := map[string]string{"instance": c.opts.Instance}
+	maps.Copy(md, info.Metadata)
 	for d, n := range info.Workers {
 		md[workersKey(d)] = strconv.Itoa(n)
 	}
@@ -227,5 +227,5 @@ func (c *Conn) ServiceNames(ctx context.Context) (map[string]int, error) {
 	for _, i := range infos {
 		out[i.Name[9:]]++
 	}
-	return maps.Clone(out), nil
+	return out, nil
 }

@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func TestWatermillSuite(t *testing.T) {
 	srv := startServer(t)
 	conn := connect(t, srv, "suite")
 	js := conn.JetStream()
-	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "SUITE", Subjects: []string{"topic-*", "suite.>"}})
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "SUITE", Subjects: []string{"suite.>"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,14 +28,15 @@ func TestWatermillSuite(t *testing.T) {
 			JetStream: js, Stream: "SUITE", Workers: 1, Grace: time.Second, NakDelay: time.Millisecond,
 			Log: slog.New(slog.DiscardHandler),
 			Consumer: func(topic string) jetstream.ConsumerConfig {
-				return jetstream.ConsumerConfig{Durable: group + "_" + topic, FilterSubject: topic,
+				return jetstream.ConsumerConfig{Durable: group + "_" + strings.ReplaceAll(topic, ".", "_"), FilterSubject: topic,
 					AckPolicy: jetstream.AckExplicitPolicy, AckWait: 5 * time.Second, MaxDeliver: -1, MaxAckPending: -1}
 			},
 		})
 	}
 	tests.TestPubSub(t,
 		tests.Features{ConsumerGroups: true, GuaranteedOrder: false, GuaranteedOrderWithSingleSubscriber: true,
-			Persistent: true, NewSubscriberReceivesOldMessages: true},
+			Persistent: true, NewSubscriberReceivesOldMessages: true,
+			GenerateTopicFunc: func(tc tests.TestContext) string { return "suite." + tc.TestID.String() }},
 		func(t *testing.T) (message.Publisher, message.Subscriber) { return build(t, "all") },
 		build)
 }
