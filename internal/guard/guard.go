@@ -121,8 +121,24 @@ func Do[T any](ctx context.Context, g *Guard, f func(context.Context) (T, error)
 		}
 		return none, err
 	}
+	result, err := operation()
+	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
+		return result, permanent.Err
+	}
+	if err == nil || c.retries == 0 {
+		return result, err
+	}
+	// Only now the machinery of retries: most calls never need it. It begins with the call just made.
+	made := true
+	again := func() (T, error) {
+		if made {
+			made = false
+			return result, err
+		}
+		return operation()
+	}
 	delays := &delays{guard: g, ctx: ctx, left: c.retries, last: &last}
-	result, err := backoff.RetryNotifyWithData(operation, backoff.WithContext(delays, ctx), func(err error, delay time.Duration) {
+	result, err = backoff.RetryNotifyWithData(again, backoff.WithContext(delays, ctx), func(err error, delay time.Duration) {
 		retry := Retry{Attempt: attempt, Class: events.ClassOf(err), Err: err, Delay: delay}
 		if g.config.OnRetry != nil {
 			g.config.OnRetry(retry)

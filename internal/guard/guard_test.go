@@ -301,6 +301,25 @@ func TestOneTrialACoolDown(t *testing.T) {
 	})
 }
 
+// TestAbandonedTrial: a trial whose caller goes away neither closes the circuit nor blocks the next trial.
+func TestAbandonedTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustNew(t, nil)
+		down := script{errs: []error{fail(events.Network), fail(events.Network), fail(events.Network)}}
+		_, _ = Do(t.Context(), g, down.call)
+		time.Sleep(11 * time.Second)
+		ctx, leave := context.WithCancel(t.Context())
+		_, err := Do(ctx, g, func(ctx context.Context) (int, error) { leave(); <-ctx.Done(); return 0, ctx.Err() })
+		if s := g.Stats(); !errors.Is(err, context.Canceled) || s.State != Open || s.Failures != 3 || g.Ready() {
+			t.Fatalf("%v, %+v", err, s)
+		}
+		time.Sleep(11 * time.Second)
+		if _, err := Do(t.Context(), g, down.call); err != nil || g.Stats().State != Closed {
+			t.Fatalf("the next trial: %v, %+v", err, g.Stats())
+		}
+	})
+}
+
 // TestPanic in a call is a failure, not the end of the process.
 func TestPanic(t *testing.T) {
 	g := mustNew(t, nil)

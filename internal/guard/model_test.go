@@ -200,6 +200,21 @@ func modelRun(t *rapid.T) {
 		"force close": func(*rapid.T) { g.Force(ForceClosed); ref.force(ForceClosed) },
 		"force none":  func(*rapid.T) { g.Force(ForceNone); ref.force(ForceNone) },
 		"reset":       func(*rapid.T) { g.Reset(); ref.forced = "another"; ref.force(ForceNone) },
+		"outage": func(t *rapid.T) { // the way to a trial that random calls seldom find
+			for range modelFailures {
+				before := len(running)
+				start(t, false)
+				if len(running) == before {
+					return
+				}
+				c := running[before]
+				running = running[:before]
+				c.answer <- fail(events.Network)
+				<-c.done
+				c.cancel()
+				ref.end(c.turn, failure)
+			}
+		},
 		"caller leaves": func(t *rapid.T) {
 			c := take(t)
 			c.cancel()
