@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"unicode"
@@ -52,15 +53,18 @@ const unknown = 0
 // language is how texts of one language become terms.
 type language struct {
 	code     string
-	analyzer analysis.Analyzer
+	analyzer *analysis.DefaultAnalyzer
 	stop     analysis.TokenMap // also in the analyzer
+	stemmer  int               // index of the stemFilter in the analyzer; -1: none
 }
 
 // analyzers holds every language; a chunk stores its code, and memory its number.
 type analyzers struct {
 	languages []language
+	tokenizer analysis.Tokenizer
 	detect    whatlanggo.Options
 	detected  map[whatlanggo.Lang]int
+	stops     map[string]uint32 // the languages, as bits, in which a word is a stop word
 }
 
 // newAnalyzers builds the analysers: Unicode words, lower case, elisions and possessives
@@ -73,8 +77,10 @@ func newAnalyzers() (*analyzers, error) {
 		return nil, err
 	}
 	a := &analyzers{
-		detect:   whatlanggo.Options{Whitelist: map[whatlanggo.Lang]bool{}},
-		detected: map[whatlanggo.Lang]int{},
+		tokenizer: tokenizer,
+		stops:     map[string]uint32{},
+		detect:    whatlanggo.Options{Whitelist: map[whatlanggo.Lang]bool{}},
+		detected:  map[whatlanggo.Lang]int{},
 	}
 	for _, l := range []struct {
 		code   string
@@ -118,32 +124,42 @@ func newAnalyzers() (*analyzers, error) {
 			}
 			filters = append(filters, f)
 		}
+		stemmer := -1
 		if l.stem != nil {
-			filters = append(filters, stemFilter{l.stem})
+			stemmer = len(filters)
+			filters = append(filters, stemFilter{stem: l.stem})
 		}
 		if l.fold {
 			filters = append(filters, foldFilter{})
 		}
-		a.add(l.code, l.lang, words, &analysis.DefaultAnalyzer{Tokenizer: tokenizer, TokenFilters: filters})
+		a.add(l.lang, language{l.code, &analysis.DefaultAnalyzer{Tokenizer: tokenizer, TokenFilters: filters}, words, stemmer})
 	}
 	// Chinese, Japanese and Korean have no spaces: pairs of characters stand for words.
-	bigrams, err := cache.AnalyzerNamed(cjk.AnalyzerName)
+	width, err := cache.TokenFilterNamed(cjk.WidthName)
 	if err != nil {
 		return nil, err
 	}
-	a.add("cjk", whatlanggo.Cmn, nil, bigrams)
+	bigrams, err := cache.TokenFilterNamed(cjk.BigramName)
+	if err != nil {
+		return nil, err
+	}
+	a.add(whatlanggo.Cmn, language{"cjk", &analysis.DefaultAnalyzer{Tokenizer: tokenizer,
+		TokenFilters: []analysis.TokenFilter{width, lowercase.NewLowerCaseFilter(), bigrams}}, nil, -1})
 	for _, lang := range []whatlanggo.Lang{whatlanggo.Jpn, whatlanggo.Kor} {
 		a.detected[lang] = a.detected[whatlanggo.Cmn]
 	}
 	return a, nil
 }
 
-func (a *analyzers) add(code string, lang whatlanggo.Lang, stop analysis.TokenMap, analyzer analysis.Analyzer) {
+func (a *analyzers) add(lang whatlanggo.Lang, l language) {
 	if lang >= 0 {
 		a.detect.Whitelist[lang] = true
 		a.detected[lang] = len(a.languages)
 	}
-	a.languages = append(a.languages, language{code, analyzer, stop})
+	for word := range l.stop {
+		a.stops[word] |= 1 << len(a.languages)
+	}
+	a.languages = append(a.languages, l)
 }
 
 // byCode is the number of a stored code or a BCP 47 tag.
@@ -159,23 +175,24 @@ func (a *analyzers) byCode(code string) (int, bool) {
 	return max(i, 0), i >= 0
 }
 
-// Detection looks at the first code points only, and believes nothing shorter.
+// Detection looks at the first bytes only, and believes nothing shorter.
 const (
-	detectAtMost  = 400
+	detectAtMost  = 600
 	detectAtLeast = 60
 )
 
-// guess tells the language of a text, or unknown.
+// guess tells the language of a text, or unknown. Stop words tell nearly all running text
+// in microseconds; what they leave open is decided by trigrams, which take a hundred times
+// as long.
 func (a *analyzers) guess(text string) int {
-	if utf8.RuneCountInString(text) < detectAtLeast && !strings.ContainsFunc(text, isCJK) {
+	if len(text) < detectAtLeast && !strings.ContainsFunc(text, isCJK) {
 		return unknown
 	}
-	n := 0
-	for i := range text {
-		if n++; n > detectAtMost {
-			text = text[:i]
-			break
-		}
+	if len(text) > detectAtMost {
+		text = strings.ToValidUTF8(text[:detectAtMost], "")
+	}
+	if l := a.byStopWords(text); l != unknown {
+		return l
 	}
 	info := whatlanggo.DetectWithOptions(text, a.detect)
 	if info.Lang < 0 || !info.IsReliable() {
@@ -184,12 +201,52 @@ func (a *analyzers) guess(text string) int {
 	return a.detected[info.Lang] // unknown when it is none of ours
 }
 
+// byStopWords is the language of which the text has at least five stop words, and twice as
+// many as of any other.
+func (a *analyzers) byStopWords(text string) int {
+	var counts [32]int
+	for word := range strings.FieldsFuncSeq(strings.ToLower(text), func(r rune) bool { return !unicode.IsLetter(r) }) {
+		for in := a.stops[word]; in != 0; in &= in - 1 {
+			counts[bits.TrailingZeros32(in)]++
+		}
+	}
+	best, second := unknown, 0
+	for l, n := range counts {
+		if n > counts[best] {
+			best, second = l, counts[best]
+		} else if l != best {
+			second = max(second, n)
+		}
+	}
+	if counts[best] < 5 || counts[best] < 2*second {
+		return unknown
+	}
+	return best
+}
+
 func isCJK(r rune) bool {
 	return unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul)
 }
 
 func (a *analyzers) terms(language int, text string) analysis.TokenStream {
 	return a.languages[language].analyzer.Analyze([]byte(text))
+}
+
+// matching is terms, but words that cannot have one of the wanted terms may be left
+// unstemmed: stemmers leave the first letter as it is where it has no accent.
+func (a *analyzers) matching(language int, text string, wanted map[string]bool) analysis.TokenStream {
+	l := a.languages[language]
+	if l.stemmer < 0 {
+		return a.terms(language, text)
+	}
+	only := new([256]bool)
+	for t := range wanted {
+		only[t[0]] = true
+	}
+	filters := slices.Clone(l.analyzer.TokenFilters)
+	filters[l.stemmer] = stemFilter{filters[l.stemmer].(stemFilter).stem, only}
+	analyzer := analysis.DefaultAnalyzer{Tokenizer: a.tokenizer, TokenFilters: filters}
+	return analyzer.Analyze([]byte(text))
 }
 
 // splitFilter adds the parts of words in which letters meet digits: fy2018 also gives fy
@@ -253,12 +310,14 @@ func splitAtDigits(word []byte) [][]byte {
 // stemFilter replaces words by their Snowball stems.
 type stemFilter struct {
 	stem func(*snowballstem.Env) bool
+	only *[256]bool // the ASCII letters whose words are stemmed; nil: all
 }
 
 func (f stemFilter) Filter(in analysis.TokenStream) analysis.TokenStream {
 	env := snowballstem.NewEnv("")
 	for _, t := range in {
-		if len(t.Term) == 0 || t.Term[0] >= '0' && t.Term[0] <= '9' {
+		if len(t.Term) == 0 || t.Term[0] >= '0' && t.Term[0] <= '9' ||
+			f.only != nil && t.Term[0] < utf8.RuneSelf && !f.only[t.Term[0]] {
 			continue
 		}
 		env.SetCurrent(string(t.Term))

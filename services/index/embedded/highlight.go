@@ -18,7 +18,7 @@ func (a *analyzers) highlights(language int, text string, words []word) [][2]int
 	if len(wanted) == 0 {
 		return ranges
 	}
-	for _, t := range a.terms(language, text) {
+	for _, t := range a.matching(language, text, wanted) {
 		if wanted[string(t.Term)] && t.Start >= 0 && t.Start < t.End && t.End <= len(text) {
 			ranges = append(ranges, [2]int{t.Start, t.End})
 		}

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/blevesearch/bleve/v2"
 	"github.com/blevesearch/bleve/v2/analysis"
@@ -17,6 +19,7 @@ import (
 	"github.com/blevesearch/bleve/v2/index/scorch"
 	"github.com/blevesearch/bleve/v2/mapping"
 	bleveindex "github.com/blevesearch/bleve_index_api"
+	"golang.org/x/sync/semaphore"
 )
 
 // keywords is the inverted index, in Bleve: one document a chunk, named by its row, with
@@ -31,8 +34,9 @@ type keywords struct {
 	analyzers *analyzers
 	fields    []string // of the languages
 
-	pending []posting // committed, not yet applied; the writer's
-	dead    []int64   // not seen any more, not yet taken out; the writer's
+	room    *semaphore.Weighted // for batches that Bleve has not written to disk yet
+	pending []posting           // committed, not yet applied; the writer's
+	dead    []int64             // not seen any more, not yet taken out; the writer's
 }
 
 // posting is a chunk on its way into the inverted index.
@@ -59,7 +63,7 @@ var (
 // damaged, or its texts were analysed otherwise. highest is the highest row that SQLite
 // ever gave: an index that knows a higher one has outlived it and is not ours.
 func openKeywords(dir string, a *analyzers, highest int64) (*keywords, error) {
-	k := &keywords{dir: dir, analyzers: a}
+	k := &keywords{dir: dir, analyzers: a, room: semaphore.NewWeighted(maxUnwritten)}
 	for _, l := range a.languages {
 		k.fields = append(k.fields, "text_"+l.code)
 	}
@@ -77,11 +81,13 @@ func openKeywords(dir string, a *analyzers, highest int64) (*keywords, error) {
 	if err != nil {
 		return nil, fmt.Errorf("index: keyword index: %w", err)
 	}
-	if err := k.index.SetInternal(versionKey, []byte(analysisVersion)); err != nil {
-		return nil, fmt.Errorf("index: keyword index: %w", err)
-	}
-	return k, nil
+	b := k.index.NewBatch()
+	b.SetInternal(versionKey, []byte(analysisVersion))
+	return k, k.batch(b, 1)
 }
+
+// persistMilliseconds is how long Bleve gathers batches in memory before it writes them.
+const persistMilliseconds = 400
 
 // options trade Bleve's own durability, which SQLite has already given, for batches that
 // are searchable in a millisecond, and few files.
@@ -89,17 +95,17 @@ func options() map[string]any {
 	return map[string]any{
 		"unsafe_batch": true,
 		"scorchPersisterOptions": map[string]any{
-			"PersisterNapTimeMSec":          200,
-			"PersisterNapUnderNumFiles":     200,
+			"PersisterNapTimeMSec":          persistMilliseconds,
+			"PersisterNapUnderNumFiles":     1000,
 			"NumPersisterWorkers":           1,
 			"MaxSizeInMemoryMergePerWorker": 0,
 		},
 		"scorchMergePlanOptions": map[string]any{
-			"MaxSegmentsPerTier":   6,
+			"MaxSegmentsPerTier":   10,
 			"MaxSegmentSize":       5_000_000,
 			"TierGrowth":           10.0,
-			"SegmentsPerMergeTask": 8,
-			"FloorSegmentSize":     2_000,
+			"SegmentsPerMergeTask": 10,
+			"FloorSegmentSize":     2000,
 			"ReclaimDeletesWeight": 2.0,
 		},
 	}
@@ -196,9 +202,10 @@ func (k *keywords) apply(add []posting, dead []int64) error {
 		return nil
 	}
 	b := k.index.NewBatch()
-	highest := int64(0)
+	highest, size := int64(0), 0
 	for _, p := range add {
 		highest = max(highest, p.row)
+		size += len(p.terms)
 		d := blevedoc.NewDocument(rowID(p.row))
 		d.AddField(blevedoc.NewTextFieldCustom(k.fields[p.language], nil, nil, textOptions, analyzed(p.terms)))
 		d.AddField(blevedoc.NewTextFieldCustom(collectionField, nil, []byte(p.collection), filterOptions, nil))
@@ -213,7 +220,25 @@ func (k *keywords) apply(add []posting, dead []int64) error {
 	if highest > 0 {
 		b.SetInternal(highestKey, binary.BigEndian.AppendUint64(nil, uint64(highest)))
 	}
+	return k.batch(b, 100*size+50*len(dead))
+}
+
+const (
+	maxUnwritten = 64 << 20 // estimated bytes of batches that are not on disk yet
+	maxWait      = 10 * time.Second
+)
+
+// batch applies a batch when there is room for its size until Bleve has written it.
+func (k *keywords) batch(b *bleve.Batch, size int) error {
+	weight := min(int64(size), maxUnwritten)
+	ctx, cancel := context.WithTimeout(background, maxWait)
+	defer cancel()
+	if err := k.room.Acquire(ctx, weight); err != nil {
+		return fmt.Errorf("index: keyword index: the disk does not keep up: %w", err)
+	}
+	b.SetPersistedCallback(func(error) { k.room.Release(weight) })
 	if err := k.index.Batch(b); err != nil {
+		k.room.Release(weight)
 		return fmt.Errorf("index: keyword index: %w", err)
 	}
 	return nil
@@ -266,7 +291,12 @@ func (k *keywords) reader() (bleveindex.IndexReader, error) {
 	return low.Reader()
 }
 
-func (k *keywords) close() error { return k.index.Close() }
+// close waits until Bleve has written all, so that the next start need not do it again.
+func (k *keywords) close() error {
+	ctx, cancel := context.WithTimeout(background, maxWait)
+	defer cancel()
+	return errors.Join(k.room.Acquire(ctx, maxUnwritten), k.index.Close())
+}
 
 func rowID(row int64) string { return strconv.FormatInt(row, 10) }
 

@@ -284,7 +284,7 @@ func drawCompletion(t *rapid.T, collection, document string) index.Completion {
 	}
 	if rapid.Bool().Draw(t, "some failed") {
 		n := rapid.IntRange(1, c.TotalUnits).Draw(t, "failed")
-		c.Failed = []index.Unit{{Number: n, Page: (n + 1) / 2, Length: 5}}
+		c.Failed = []index.Unit{{Number: n, Page: (n + 1) / 2, Length: rapid.IntRange(5, 6).Draw(t, "failed length")}}
 	}
 	return c
 }
@@ -369,7 +369,7 @@ func TestModelReopened(t *testing.T) {
 	b := open(t, dir)
 	defer func() { _ = b.Close() }()
 	rapid.Check(t, func(t *rapid.T) {
-		if runs++; runs > 12 {
+		if runs++; runs > 8 {
 			return
 		}
 		collection := fmt.Sprintf("c%d", runs)

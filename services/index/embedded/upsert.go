@@ -33,7 +33,7 @@ func (m *message) around(a *analyzers) int {
 	if m.language == nil {
 		var all strings.Builder
 		for _, c := range m.Chunks {
-			if all.Len() > 4*detectAtMost {
+			if all.Len() > detectAtMost {
 				break
 			}
 			all.WriteString(c.Text)

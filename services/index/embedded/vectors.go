@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"os"
 	"slices"
+	"unsafe"
 )
 
 // vectors is the dense leg: one code of a bit a dimension in memory (is the value above
@@ -80,7 +81,7 @@ func (v *vectors) grow(slots int) {
 
 // set gives a slot its vector, of unit length.
 func (v *vectors) set(slot uint32, vector []float32) error {
-	if _, err := v.file.WriteAt(encode(vector), int64(slot)*int64(v.dims)*4); err != nil {
+	if _, err := v.file.WriteAt(raw(vector), int64(slot)*int64(v.dims)*4); err != nil {
 		v.drop(slot)
 		return fmt.Errorf("index: scratch file for vectors: %w", err)
 	}
@@ -116,12 +117,12 @@ func (v *vectors) code(code []uint64, vector []float32) {
 func (v *vectors) center() error {
 	sum := make([]float64, v.dims)
 	each := func(f func(slot int, vector []float32)) error {
-		vector, buf := make([]float32, v.dims), make([]byte, 4*v.dims)
+		vector := make([]float32, v.dims)
 		for s := range v.slots {
 			if !v.has.has(uint32(s)) {
 				continue
 			}
-			if err := v.read(uint32(s), vector, buf); err != nil {
+			if err := v.read(uint32(s), vector); err != nil {
 				return err
 			}
 			f(s, vector)
@@ -142,23 +143,28 @@ func (v *vectors) center() error {
 	return each(func(s int, vector []float32) { v.code(v.codes[s*v.words:][:v.words], vector) })
 }
 
-func (v *vectors) read(slot uint32, vector []float32, buf []byte) error {
-	if _, err := v.file.ReadAt(buf, int64(slot)*int64(v.dims)*4); err != nil {
+func (v *vectors) read(slot uint32, vector []float32) error {
+	if _, err := v.file.ReadAt(raw(vector), int64(slot)*int64(v.dims)*4); err != nil {
 		return fmt.Errorf("index: scratch file for vectors: %w", err)
 	}
-	decode(vector, buf)
 	return nil
 }
 
-// cosine of unit vectors, by slot; the second is false where a slot has no vector.
+// raw is the memory of a vector: no other program reads the scratch file, so that its
+// byte order is the machine's.
+func raw(vector []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(vector))), 4*len(vector))
+}
+
+// cosines of the query with the vectors of slots; the second is false where a slot has no vector.
 func (v *vectors) cosines(query []float32, slots []uint32) ([]float64, []bool, error) {
 	cos, ok := make([]float64, len(slots)), make([]bool, len(slots))
-	vector, buf := make([]float32, v.dims), make([]byte, 4*v.dims)
+	vector := make([]float32, v.dims)
 	for i, s := range slots {
 		if !v.has.has(s) {
 			continue
 		}
-		if err := v.read(s, vector, buf); err != nil {
+		if err := v.read(s, vector); err != nil {
 			return nil, nil, err
 		}
 		cos[i], ok[i] = float64(dot(query, vector)), true
