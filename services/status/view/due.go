@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/leafmill/leafmill/events"
 )
@@ -13,6 +14,8 @@ type Fact struct {
 	Run   uint64
 	// Last is the last event on the fact's subject that the view knows of; 0: none.
 	Last uint64
+	// Submitted is when the document was handed in.
+	Submitted time.Time
 }
 
 // Due is what has to be published: completed once every unit of the run has ended or the
@@ -28,7 +31,7 @@ func (s *State) Due() *Fact {
 		body := s.summary(&tally{})
 		body.Status, body.Mode, body.Problem = events.StatusCancelled, "", nil
 		body.Units = r.units
-		return &Fact{events.NameCompleted, &body, r.run, s.lastCompleted}
+		return s.fact(events.NameCompleted, &body, s.lastCompleted)
 	}
 	if last != nil && !healable(last) {
 		return nil
@@ -39,12 +42,17 @@ func (s *State) Due() *Fact {
 	}
 	body := s.summary(&t)
 	if last == nil {
-		return &Fact{events.NameCompleted, &body, r.run, s.lastCompleted}
+		return s.fact(events.NameCompleted, &body, s.lastCompleted)
 	}
 	if !better(&body, last) {
 		return nil
 	}
-	return &Fact{events.NameHealed, &events.Healed{Completed: body}, r.run, s.lastHealed}
+	return s.fact(events.NameHealed, &events.Healed{Completed: body}, s.lastHealed)
+}
+
+func (s *State) fact(name events.Name, body events.Body, last uint64) *Fact {
+	return &Fact{Event: name, Body: body, Run: s.run.run, Last: last,
+		Submitted: clock(cmp.Or(s.version.submitted, s.version.first))}
 }
 
 // summary is the fact's body.
