@@ -77,7 +77,8 @@ type Embed struct {
 	Model         string
 	QueryPrefix   string
 	PassagePrefix string
-	Workers       int // messages at work at once; 0: what suits the provider
+	Floor         float64 // cosine of unrelated texts
+	Workers       int     // messages at work at once; 0: what suits the provider
 
 	Timeout            time.Duration
 	Retries            int
@@ -117,13 +118,13 @@ func (c *Config) settings() []Setting {
 		text(&c.User, "nats-user", "", "user that clients of the embedded NATS server must name"),
 		secret(text(&c.Password, "nats-password", "", "that user's password")),
 		choice(&c.Sync, "sync", "force writes to disk before they are acknowledged, or every second", SyncAlways, SyncInterval),
-		flag(&c.Insecure, "insecure", "listen on other addresses than loopback without keys and users"),
+		boolean(&c.Insecure, "insecure", "listen on other addresses than loopback without keys and users"),
 		text(&c.Instance, "instance", "", "name of this replica; empty: host and process"),
 		duration(&c.Grace, "grace", 20*time.Second, time.Second, 10*time.Minute, "how long work in hand may take at a stop"),
 		choice(&c.LogLevel, "log-level", "least level that is logged", "info", "debug", "warn", "error"),
 		choice(&c.LogFormat, "log-format", "how log lines are written", "text", "json"),
 
-		text(&c.URL, "url", "http://127.0.0.1:8080", "the gateway that client commands talk to"),
+		called("server", text(&c.URL, "url", "http://127.0.0.1:8080", "URL of the gateway that client commands talk to")),
 		secret(text(&c.APIKey, "api-key", "", "key that client commands present to the gateway")),
 		secret(list(&c.APIKeys, "api-keys", "keys that the gateway accepts, with commas between")),
 		bytes(&c.MaxUploadBytes, "max-upload-bytes", 100*mib, 1, 16*gib, "largest document"),
@@ -149,6 +150,7 @@ func (c *Config) settings() []Setting {
 		text(&c.Embed.Model, "embed-model", "text-embedding-3-small", "name of the model there"),
 		text(&c.Embed.QueryPrefix, "embed-query-prefix", "", "put before each query, such as `query: `"),
 		text(&c.Embed.PassagePrefix, "embed-passage-prefix", "", "put before each passage, such as `passage: `"),
+		decimal(&c.Embed.Floor, "embed-floor", 0, 0, 0.99, "cosine of unrelated texts, 0.75 for multilingual-e5"),
 		number(&c.Embed.Workers, "embed-workers", 0, 0, maxWorkers, "messages that the embed service works on at once; 0: its default"),
 		duration(&c.Embed.Timeout, "embed-timeout", 10*time.Second, time.Millisecond, guard.MaxTimeout, "for one call"),
 		number(&c.Embed.Retries, "embed-retries", 4, 0, guard.MaxRetries, "calls after the first"),

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 func load(t *testing.T, args []string, file string, env ...string) (*config.Loaded, error) {
 	t.Helper()
 	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	flags := config.AddFlags(set, "http")
+	flags := config.AddAllFlags(set, "http")
 	if file != "" {
 		path := filepath.Join(t.TempDir(), "leafmill.yaml")
 		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {

@@ -85,8 +85,8 @@ func Load(src Sources) (*Loaded, error) {
 		}
 	}
 	for _, s := range settings {
-		if v, ok := src.Flags.changed(s.Name); ok {
-			apply(s, FromFlag, "--"+s.Name, v)
+		if v, ok := src.Flags.changed(s.flag()); ok {
+			apply(s, FromFlag, "--"+s.flag(), v)
 		}
 	}
 	if problems = append(problems, l.check()...); len(problems) > 0 {
@@ -106,6 +106,11 @@ func Load(src Sources) (*Loaded, error) {
 		l.Values = append(l.Values, v)
 	}
 	return l, nil
+}
+
+// Given says whether a setting comes from elsewhere than its default.
+func (l *Loaded) Given(setting string) bool {
+	return slices.ContainsFunc(l.Values, func(v Value) bool { return v.Name == EnvName(setting) && v.Origin != FromDefault })
 }
 
 // redact hides the passwords in a URL, or in several with commas between.
@@ -229,23 +234,37 @@ type Flags struct {
 	file string
 }
 
-// AddFlags gives a command a flag for every setting that is no secret. Help shows those
-// named; the others work too.
-func AddFlags(set *pflag.FlagSet, shown ...string) *Flags {
+// AddFlags gives a command the flag --config and flags for the settings named, none of them
+// a secret.
+func AddFlags(set *pflag.FlagSet, names ...string) *Flags {
 	f := &Flags{set: set}
 	set.StringVar(&f.file, "config", "", "read settings from this YAML `file`")
 	for _, s := range new(Config).settings() {
-		if s.Secret {
-			continue
-		}
-		v := &flagValue{kind: s.kind, text: s.Default}
-		fl := set.VarPF(v, s.Name, "", s.Usage)
-		fl.Hidden = !slices.Contains(shown, s.Name)
-		if s.kind == "bool" {
-			fl.NoOptDefVal = "true"
+		if slices.Contains(names, s.Name) {
+			f.add(s)
 		}
 	}
 	return f
+}
+
+// AddAllFlags gives a command a flag for every setting that is no secret. Help shows those
+// named, the others work too.
+func AddAllFlags(set *pflag.FlagSet, shown ...string) *Flags {
+	f := AddFlags(set, shown...)
+	for _, s := range new(Config).settings() {
+		if !s.Secret && !slices.Contains(shown, s.Name) {
+			f.add(s).Hidden = true
+		}
+	}
+	return f
+}
+
+func (f *Flags) add(s Setting) *pflag.Flag {
+	fl := f.set.VarPF(&flagValue{kind: s.kind, text: s.Default}, s.flag(), "", s.Usage)
+	if s.kind == "bool" {
+		fl.NoOptDefVal = "true"
+	}
+	return fl
 }
 
 func (f *Flags) changed(name string) (string, bool) {

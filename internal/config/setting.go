@@ -16,6 +16,7 @@ type Setting struct {
 	Usage   string // a few words, with the bounds of a number
 	Default string
 	Secret  bool
+	Flag    string // the flag's name, where it is not Name
 	kind    string // of its value, for help
 	set     func(string) error
 	get     func() string
@@ -24,6 +25,14 @@ type Setting struct {
 // EnvName is the environment variable of a setting: LEAFMILL_EMBED_TIMEOUT for embed-timeout.
 func EnvName(setting string) string {
 	return "LEAFMILL_" + strings.ToUpper(strings.ReplaceAll(setting, "-", "_"))
+}
+
+// flag is the name of the setting's flag.
+func (s Setting) flag() string {
+	if s.Flag != "" {
+		return s.Flag
+	}
+	return s.Name
 }
 
 // fileKey is the setting's key in the file: embed_timeout for embed-timeout.
@@ -46,6 +55,12 @@ func define[T any](v *T, name, kind string, def T, usage string, parse func(stri
 
 func secret(s Setting) Setting {
 	s.Secret = true
+	return s
+}
+
+// called gives the setting's flag another name.
+func called(name string, s Setting) Setting {
+	s.Flag = name
 	return s
 }
 
@@ -75,7 +90,7 @@ func list(v *[]string, name, usage string) Setting {
 	}, func(l []string) string { return strings.Join(l, ",") })
 }
 
-func flag(v *bool, name, usage string) Setting {
+func boolean(v *bool, name, usage string) Setting {
 	return define(v, name, "bool", false, usage, func(s string) (bool, error) {
 		b, err := strconv.ParseBool(s)
 		if err != nil {
@@ -103,6 +118,16 @@ func number64(v *int64, name string, def, least, most int64, usage string) Setti
 		}
 		return n, nil
 	}, func(n int64) string { return strconv.FormatInt(n, 10) })
+}
+
+func decimal(v *float64, name string, def, least, most float64, usage string) Setting {
+	return define(v, name, "number", def, fmt.Sprintf("%s (%g to %g)", usage, least, most), func(s string) (float64, error) {
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(n >= least && n <= most) { // written so that NaN is refused
+			return 0, fmt.Errorf("must be a number, %g to %g", least, most)
+		}
+		return n, nil
+	}, func(n float64) string { return strconv.FormatFloat(n, 'g', -1, 64) })
 }
 
 // bytes is a size: a number of bytes, or one with a unit, such as 100MB or 2GiB.
