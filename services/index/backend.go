@@ -113,7 +113,7 @@ type Completion struct {
 	Version, Run              uint64
 	Succeeded                 bool   // with or without warnings
 	Cancelled                 bool   // never together with Succeeded
-	TotalUnits                int    // units of the document in this run
+	TotalUnits                int    // units of the document in this run; 0 when unknown
 	Failed                    []Unit // units without chunks because they failed; their lengths count in positions
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,12 +17,16 @@ import (
 )
 
 // BenchmarkSearch is searches over 50,000 chunks of 110 words (about 600 characters) with
-// 384 dimensions: p50 and p99 in milliseconds, one search at a time.
+// 384 dimensions (LEAFMILL_BENCH_CHUNKS sets another size): p50 and p99 in milliseconds, one
+// search at a time.
 func BenchmarkSearch(b *testing.B) {
 	const per = 10
 	chunks := 50_000
 	if testing.Short() {
 		chunks = 2_000
+	}
+	if n, err := strconv.Atoi(os.Getenv("LEAFMILL_BENCH_CHUNKS")); err == nil {
+		chunks = n
 	}
 	c := newCorpus(1, 384, .3)
 	store := open(b, b.TempDir())
@@ -85,16 +91,12 @@ func BenchmarkUpsert(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				defer store.Close()
+				defer func() { _ = store.Close() }()
 				c := newCorpus(1, 384, .3)
 				var next atomic.Int64
 				took := make([]time.Duration, 0, b.N)
 				lock := make(chan struct{}, 1)
-				b.SetParallelism(callers / runtime.GOMAXPROCS(0))
-				if callers == 1 {
-					b.SetParallelism(1)
-					defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-				}
+				b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 				start := time.Now()
 				body := func(more func() bool) {
 					for more() {

@@ -116,7 +116,7 @@ func (k *keywords) rank(ctx context.Context, m *memory, q index.Query, words []w
 	if err != nil {
 		return ranking{}, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	acc := pool.Get().(*accumulators)
 	defer func() {
 		for _, d := range acc.touched {

@@ -174,11 +174,11 @@ func (b *Backend) Upsert(ctx context.Context, s index.Segment) (index.Outcome, e
 
 // Complete implements index.Backend.
 func (b *Backend) Complete(ctx context.Context, c index.Completion) error {
-	if err := checkNames(c.Job, c.Collection, c.Document); err != nil {
+	if err := errors.Join(checkNames(c.Job, c.Collection, c.Document), checkSequences(c.Version, c.Run)); err != nil {
 		return err
 	}
-	if c.Version == 0 || c.Run == 0 || c.Succeeded && c.Cancelled || c.TotalUnits < 0 || c.TotalUnits > maxUnit {
-		return events.Fail(events.Invalid, "a completion needs a version and a run, at most %d units, and cannot be both a success and cancelled", maxUnit)
+	if c.Succeeded && c.Cancelled || c.TotalUnits < 0 || c.TotalUnits > maxUnit {
+		return events.Fail(events.Invalid, "a completion has at most %d units and cannot be both a success and cancelled", maxUnit)
 	}
 	for _, u := range c.Failed {
 		if err := checkUnit(u); err != nil {
@@ -190,7 +190,7 @@ func (b *Backend) Complete(ctx context.Context, c index.Completion) error {
 
 // Delete implements index.Backend.
 func (b *Backend) Delete(ctx context.Context, collection, document string, fence uint64) error {
-	if err := checkNames(collection, document); err != nil {
+	if err := errors.Join(checkNames(collection, document), checkSequences(fence)); err != nil {
 		return err
 	}
 	return b.do(ctx, func(t *transaction) error { return t.delete(collection, document, fence) })
@@ -198,7 +198,7 @@ func (b *Backend) Delete(ctx context.Context, collection, document string, fence
 
 // Cancel implements index.Backend.
 func (b *Backend) Cancel(ctx context.Context, job string, fence uint64) error {
-	if err := checkNames(job); err != nil {
+	if err := errors.Join(checkNames(job), checkSequences(fence)); err != nil {
 		return err
 	}
 	return b.do(ctx, func(t *transaction) error { return t.cancel(job, fence) })

@@ -255,12 +255,12 @@ func (k *keywords) rows(ctx context.Context) (rows map[int64]bool, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	ids, err := r.DocIDReaderAll()
 	if err != nil {
 		return nil, err
 	}
-	defer ids.Close()
+	defer func() { _ = ids.Close() }()
 	rows = map[int64]bool{}
 	for ctx.Err() == nil {
 		id, err := ids.Next()

@@ -178,7 +178,7 @@ func each(ctx context.Context, db querier, query string, f func(scanner) error, 
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		if err := f(rows.Scan); err != nil {
 			return err

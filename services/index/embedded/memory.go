@@ -1,14 +1,14 @@
 package embedded
 
 import (
-	"math"
 	"math/bits"
 	"sync"
 )
 
 // memory is what searches need at every chunk, derived from SQLite at start and kept equal
-// to it by the writer: about 90 bytes a chunk and 24 a unit, and the vectors' codes (an
-// eighth of a byte a dimension). Every chunk has a slot; slots are used again.
+// to it by the writer. It grows by about 230 bytes a chunk of 384 dimensions, 48 of them
+// the code of its vector, documents of ten chunks included. Every chunk has a slot; slots
+// are used again.
 //
 // A search holds the read lock while it ranks, the writer the write lock while it applies
 // one committed batch: so a search sees a batch whole or not at all.
@@ -262,11 +262,10 @@ func (b bitset) count() (n int) {
 	return n
 }
 
-// selection is the slots a search may see. share is how much of all that is, at most.
+// selection is the slots a search may see.
 type selection struct {
 	slots bitset
-	share float64
-	rare  bool // few enough that the keyword leg should look at its documents only
+	rare  bool // so few that the keyword leg should look at their postings only
 }
 
 // choose is the exact pre-filter: the visible slots that pass. It returns the live bitset
@@ -287,7 +286,7 @@ func (m *memory) choose(collection, documentName string) selection {
 		return m.selected(chosen, n)
 	}
 	if collection == "" {
-		return selection{slots: m.visible, share: 1}
+		return selection{slots: m.visible}
 	}
 	chosen := make(bitset, len(m.visible))
 	c, ok := m.collections[collection]
@@ -309,6 +308,5 @@ func (m *memory) choose(collection, documentName string) selection {
 }
 
 func (m *memory) selected(chosen bitset, n int) selection {
-	share := float64(n) / math.Max(1, float64(m.chunks))
-	return selection{slots: chosen, share: share, rare: share < .2}
+	return selection{slots: chosen, rare: 5*n < m.chunks}
 }

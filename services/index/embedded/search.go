@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -231,7 +232,9 @@ func (b *Backend) fetch(ctx context.Context, picks []pick, words []word) (hits [
 	if err != nil {
 		return nil, false, err
 	}
-	hits = make([]index.Hit, 0, len(picks))
+	hits = make([]index.Hit, 0, len(picks)) // never grows: goroutines write into it
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	err = each(ctx, b.reading, `SELECT c.row, c.id, c.unit, c.page, c.start, c."end", c.text
 		FROM json_each(?) AS j CROSS JOIN chunks AS c ON c.row = j.value`, func(scan scanner) error {
 		var row uint64
@@ -251,11 +254,15 @@ func (b *Backend) fetch(ctx context.Context, picks []pick, words []word) (hits [
 			start, end = p.start+start, p.start+end
 			h.Start, h.End = &start, &end
 		}
-		h.Highlights = b.analyzers.highlights(p.language, text, words)
 		hits = append(hits, h)
+		hit := &hits[len(hits)-1]
+		group.Go(func() error {
+			hit.Highlights = b.analyzers.highlights(p.language, text, words)
+			return nil
+		})
 		return nil
 	}, string(list))
-	if err != nil {
+	if err := errors.Join(err, group.Wait()); err != nil {
 		return nil, false, err
 	}
 	slices.SortStableFunc(hits, func(x, y index.Hit) int {

@@ -219,7 +219,7 @@ func (t *transaction) activate(name string, dimensions int) error {
 }
 
 func scanAll[T any](rows *sql.Rows) ([]T, error) {
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	var all []T
 	for rows.Next() {
 		var v T

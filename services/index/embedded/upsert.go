@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"strings"
@@ -54,11 +55,8 @@ type unitMessage struct {
 // prepare checks a segment and does the work that needs no database.
 func (b *Backend) prepare(s index.Segment) (message, error) {
 	m := message{Segment: s}
-	if err := checkNames(s.Job, s.Collection, s.Document); err != nil {
+	if err := errors.Join(checkNames(s.Job, s.Collection, s.Document), checkSequences(s.Version, s.Run)); err != nil {
 		return m, err
-	}
-	if s.Version == 0 || s.Run == 0 || s.Version > 1<<62 || s.Run > 1<<62 {
-		return m, events.Fail(events.Invalid, "version %d and run %d must be stream sequences", s.Version, s.Run)
 	}
 	at := map[int]int{}
 	for _, u := range s.Units {
@@ -111,6 +109,16 @@ func checkNames(names ...string) error {
 	for _, n := range names {
 		if n == "" || len(n) > maxName {
 			return events.Fail(events.Invalid, "job, collection and document need names of 1 to %d bytes", maxName)
+		}
+	}
+	return nil
+}
+
+// checkSequences keeps numbers inside what SQLite can compare.
+func checkSequences(sequences ...uint64) error {
+	for _, s := range sequences {
+		if s == 0 || s > 1<<62 {
+			return events.Fail(events.Invalid, "%d is no stream sequence", s)
 		}
 	}
 	return nil
@@ -306,7 +314,7 @@ func (t *transaction) stored(version int64, unit int) ([]storedChunk, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	var all []storedChunk
 	for rows.Next() {
 		var s storedChunk

@@ -40,7 +40,7 @@ func TestRecall(t *testing.T) {
 			if err := v.reset(dims); err != nil {
 				t.Fatal(err)
 			}
-			defer v.close()
+			defer func() { _ = v.close() }()
 			v.grow(n)
 			var all bitset
 			all.grow(n)
@@ -88,7 +88,7 @@ func BenchmarkNearest(b *testing.B) {
 	if err := v.reset(dims); err != nil {
 		b.Fatal(err)
 	}
-	defer v.close()
+	defer func() { _ = v.close() }()
 	v.grow(n)
 	var all bitset
 	all.grow(n)
