@@ -114,7 +114,7 @@ func (c *Config) settings() []Setting {
 	return []Setting{
 		text(&c.Data, "data", "./leafmill-data", "folder of everything this process keeps"),
 		text(&c.HTTP, "http", "127.0.0.1:8080", "address of the HTTP interface; port 0 takes a free one"),
-		text(&c.NATS, "nats", "127.0.0.1:4222", "up: address of the embedded NATS server; otherwise the URL of a NATS server"),
+		text(&c.NATS, "nats", "127.0.0.1:4222", "NATS server: the address that up listens on, the URL that others connect to"),
 		text(&c.User, "nats-user", "", "user that clients of the embedded NATS server must name"),
 		secret(text(&c.Password, "nats-password", "", "that user's password")),
 		choice(&c.Sync, "sync", "force writes to disk before they are acknowledged, or every second", SyncAlways, SyncInterval),

@@ -69,7 +69,7 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestEveryProblemIsNamedAtOnce(t *testing.T) {
-	const file = "embed:\n  retries: 99\nembed_modle: x\ngrace: {a: null}\n"
+	const file = "embed:\n  retries: 99\nembed_mode: x\ngrace: {a: null}\n"
 	_, err := load(t, []string{"--sync", "sometimes", "--chunk-tokens=1"}, file,
 		"LEAFMILL_EMBED_TIMEOUT=11m", "LEAFMILL_EMBED_PROVIDER=openai", "LEAFMILL_EMBED_BASE_URL=http://127.0.0.1:9/v2",
 		"LEAFMILL_API_KEYS=tooshort", "LEAFMILL_MAX_UPLOAD_BYTES=-1", "LEAFMILL_INSECURE=perhaps", "LEAFMILL_NATS_USER=u",
@@ -79,7 +79,7 @@ func TestEveryProblemIsNamedAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		`embed_retries: "99" must be a whole number, 0 to 20`,
-		"there is no setting embed_modle; did you mean embed_model?",
+		"there is no setting embed_mode; did you mean embed_model?",
 		"grace_a has no value",
 		`--sync: "sometimes" must be one of always, interval`,
 		`--chunk-tokens: "1" must be a whole number, 16 to 512`,
