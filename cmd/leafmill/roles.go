@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/leafmill/leafmill/internal/artifacts"
+	"github.com/leafmill/leafmill/internal/bus"
+	"github.com/leafmill/leafmill/internal/config"
+	"github.com/leafmill/leafmill/services/gateway"
+	"github.com/leafmill/leafmill/services/index"
+	"github.com/leafmill/leafmill/services/index/embedded"
+	"github.com/leafmill/leafmill/services/ocr"
+	"github.com/leafmill/leafmill/services/ocr/extract"
+	"github.com/leafmill/leafmill/services/status"
+)
+
+// role is a service: what `leafmill run` calls it, and what runs it until ctx ends.
+type role struct {
+	name string
+	run  func(ctx context.Context, n *node, conn *bus.Conn) error
+}
+
+// roles are all services. `leafmill up` runs them all, each on a connection of its own:
+// they talk over JetStream in one process as they do in many.
+func roles() []role {
+	return []role{
+		{"gateway", runGateway},
+		{"ocr", runOCR},
+		{"chunk", runChunk},
+		{"embed", runEmbed},
+		{"index", runIndex},
+		{"status", runStatus},
+	}
+}
+
+func roleNames() []string {
+	var names []string
+	for _, r := range roles() {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+func runGateway(ctx context.Context, n *node, conn *bus.Conn) error {
+	store, err := artifacts.Open(ctx, conn.JetStream())
+	if err != nil {
+		return err
+	}
+	g, err := gateway.New(conn, store, gateway.Config{Listener: n.http, Keys: n.cfg.APIKeys, Insecure: n.cfg.Insecure,
+		MaxUpload: n.cfg.MaxUploadBytes, DataDir: n.diskOfStream(), Grace: n.cfg.Grace,
+		Registry: n.reg, Version: n.version, Log: n.log.With("service", "gateway")})
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+func runOCR(ctx context.Context, n *node, conn *bus.Conn) error {
+	c := n.cfg.OCR
+	return ocr.Run(ctx, conn, ocr.Config{Dir: filepath.Join(n.cfg.Data, "ocr"), MaxBytes: n.cfg.MaxUploadBytes,
+		MaxCache: c.CacheBytes, Workers: c.Workers, Bus: n.runConfig(), Version: n.version,
+		Extract: extract.Config{DefaultLanguage: c.Languages, DPI: c.DPI, MaxPages: n.cfg.MaxPages, MaxPixels: c.MaxPixels,
+			MaxCache: c.CacheBytes, OCRTimeout: c.Timeout, Log: n.log.With("service", "ocr")}})
+}
+
+func runChunk(ctx context.Context, n *node, conn *bus.Conn) error {
+	return errors.New("chunk: to come")
+}
+
+func runEmbed(ctx context.Context, n *node, conn *bus.Conn) error {
+	return errors.New("embed: to come")
+}
+
+func runIndex(ctx context.Context, n *node, conn *bus.Conn) (err error) {
+	sync := embedded.SyncAlways
+	if n.cfg.Sync == config.SyncInterval {
+		sync = embedded.SyncInterval
+	}
+	backend, err := embedded.Open(ctx, embedded.Options{Dir: filepath.Join(n.cfg.Data, "index"), Sync: sync})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, backend.Close()) }()
+	fusion := index.DefaultFusion()
+	fusion.Floor = n.cfg.Embed.Floor
+	return index.Run(ctx, conn, backend, index.Config{Workers: n.cfg.IndexWorkers, Fusion: fusion,
+		Bus: n.runConfig(), Version: n.version, Log: n.log.With("service", "index")})
+}
+
+func runStatus(ctx context.Context, n *node, conn *bus.Conn) (err error) {
+	dir, release, err := slot(n.cfg.Data, "status")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	s, err := status.New(ctx, conn, status.Config{Dir: dir, Version: n.version, Metrics: n.reg, Log: n.log.With("service", "status")})
+	if err != nil {
+		return err
+	}
+	n.readiness("status", s.Ready)
+	return s.Run(ctx)
+}
