@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -62,8 +63,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if !a.started {
 		code = exitUsage
 	}
-	// What was told already is not told again, nor is a stop that the user asked for.
-	if text := err.Error(); text != "" && !errors.Is(err, context.Canceled) {
+	// What was told already is not told again, nor is a stop that the user asked for, nor
+	// that nobody reads any more.
+	if text := err.Error(); text != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, syscall.EPIPE) {
 		_, _ = fmt.Fprintln(a.err, "leafmill: "+strings.ReplaceAll(text, "\n", "\n  "))
 	}
 	if code == exitUsage && !a.started {

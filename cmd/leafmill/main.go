@@ -20,6 +20,8 @@ func main() {
 	sandbox.Main(extract.Parsers()) // does not return in a child that reads one document
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second signal is not ours any more: it ends the process
+	// Whoever reads our output may leave: a write then fails, and a service goes on.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	a := &app{out: os.Stdout, err: os.Stderr, environ: os.Environ(), version: buildVersion()}
 	code := a.main(ctx, os.Args[1:])
 	stop()

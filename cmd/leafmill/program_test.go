@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -297,5 +298,31 @@ func TestSignals(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "panic") {
 		t.Error(out)
+	}
+}
+
+// Nobody reads what it prints: it says nothing of it, and does not die of it either.
+func TestClosedPipe(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	errs := newOutput()
+	cmd := exec.Command(self, "config")
+	cmd.Env = append(os.Environ(), "LEAFMILL_TEST_MAIN=1")
+	cmd.Stdout, cmd.Stderr = w, errs
+	err = cmd.Run()
+	if cerr := w.Close(); cerr != nil {
+		t.Error(cerr)
+	}
+	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != exitFailed || errs.String() != "" {
+		t.Errorf("%v, told %q", err, errs)
 	}
 }
