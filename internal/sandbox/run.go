@@ -202,7 +202,7 @@ func classify(c Command, l Limits, r Result, s *os.ProcessState, err error) erro
 // crashes close to the limit.
 func outOfMemory(r Result, l Limits) bool {
 	said := strings.ToLower(r.Stderr)
-	for _, words := range []string{"out of memory", "memory exhausted", "bad_alloc", "cannot allocate memory", "failed to map segment", "stack exceeds"} {
+	for _, words := range []string{"out of memory", "memory exhausted", "bad_alloc", "cannot allocate memory", "failed to map segment", "failed to allocate", "stack exceeds"} {
 		if strings.Contains(said, words) {
 			return true
 		}

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,30 +71,61 @@ func child(parsers map[string]Parser) (int, error) {
 	if o.Path == "" && !ok {
 		return exitNoExec, fmt.Errorf("sandbox: no parser %q", o.Parser)
 	}
-	env := os.Environ()
-	argv := append([]string{o.Path}, o.Args...)
-	// The address space comes last: this process has already mapped more than a tool may.
 	for _, l := range []struct {
-		resource int
-		soft     uint64
-		hard     uint64
+		resource   int
+		soft, hard uint64
 	}{
 		{unix.RLIMIT_CORE, 0, 0},
 		{unix.RLIMIT_NOFILE, 256, 256},
 		{unix.RLIMIT_FSIZE, o.File, o.File},
 		{unix.RLIMIT_CPU, o.CPU, o.CPU + 1}, // at the soft limit SIGXCPU, which Go ignores; at the hard one SIGKILL
-		{unix.RLIMIT_AS, o.Memory, o.Memory},
 	} {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.soft, Max: l.hard}); err != nil {
 			return exitNoExec, fmt.Errorf("sandbox: limit %d: %w", l.resource, err)
 		}
 	}
+	memory := &unix.Rlimit{Cur: o.Memory, Max: o.Memory}
 	if o.Path != "" {
-		return exitNoExec, fmt.Errorf("sandbox: %s: %w", o.Path, unix.Exec(o.Path, argv, env))
+		return exitNoExec, fmt.Errorf("sandbox: %s: %w", o.Path, become(o.Path, append([]string{o.Path}, o.Args...), memory))
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_AS, memory); err != nil {
+		return exitNoExec, fmt.Errorf("sandbox: memory limit: %w", err)
 	}
 	debug.SetMaxStack(stackMax)
 	if err := parser(o.Args, os.Stdin, os.Stdout); err != nil {
 		return 1, err
 	}
 	return 0, nil
+}
+
+// become limits the address space and executes the program. This process has mapped more
+// than a tool may, so from the one system call to the other it must not ask for memory:
+// the collector is off, everything is prepared, and nothing between may allocate.
+func become(path string, args []string, memory *unix.Rlimit) error {
+	debug.SetGCPercent(-1)
+	path0, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
+		return err
+	}
+	env, err := syscall.SlicePtrFromStrings(os.Environ())
+	if err != nil {
+		return err
+	}
+	return execLimited(path0, argv, env, memory)
+}
+
+// execLimited returns only when it fails.
+//
+//go:norace
+func execLimited(path *byte, argv, env []*byte, memory *unix.Rlimit) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_AS, uintptr(unsafe.Pointer(memory)), 0, 0, 0)
+	if errno == 0 {
+		_, _, errno = unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+	}
+	return errno
 }

@@ -28,6 +28,8 @@ func measure(text string) (l layer) {
 			continue
 		}
 		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z': // most of them, without the tables
+			l.letters++
 		case r == unicode.ReplacementChar, unicode.Is(unicode.Co, r), unicode.IsControl(r):
 			l.garbage++
 		case unicode.IsLetter(r), unicode.IsDigit(r), unicode.IsMark(r):
