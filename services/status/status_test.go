@@ -256,6 +256,33 @@ func TestAReplayCompletesAgain(t *testing.T) {
 	}
 }
 
+// What somebody else put on the subject of completed stops nothing and is followed by one.
+func TestAForeignEventOnTheSubjectIsPassedOver(t *testing.T) {
+	c := connect(t, startServer(t), "a")
+	serve(t, c, t.TempDir())
+	p := pipeline{t, c}
+	p.say(events.NameCompleted, "mill", "noise")
+	p.whole("mill")
+	finished(t, c, "mill")
+	p.whole("next") // by its end the publisher has looked at the views again
+	finished(t, c, "next")
+	if n := count(t, c, events.NameCompleted.Subject("mill")); n != 2 {
+		t.Errorf("%d events on the subject", n)
+	}
+}
+
+func TestACancelledJobCompletesAsCancelled(t *testing.T) {
+	c := connect(t, startServer(t), "a")
+	serve(t, c, t.TempDir())
+	p := pipeline{t, c}
+	pass := p.submit("mill", 2)
+	p.process("mill", pass, 1, true)
+	p.say(events.NameCancelled, "mill", events.Cancelled{Pass: pass})
+	if j := finished(t, c, "mill"); j.Status != "cancelled" || j.Error != nil || j.Result != nil {
+		t.Errorf("view: %+v", j)
+	}
+}
+
 func TestARestartGoesOnFromTheCheckpoint(t *testing.T) {
 	srv := startServer(t)
 	c := connect(t, srv, "test")

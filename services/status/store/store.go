@@ -74,7 +74,7 @@ type Store struct {
 	generation int
 	log        *slog.Logger
 
-	write      *sql.DB // one connection, the folder's
+	write      *sql.DB // one connection: only Fold writes
 	conn       *sql.Conn
 	read       *sql.DB
 	stmt       statements
