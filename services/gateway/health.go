@@ -13,6 +13,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
+
+	"github.com/leafmill/leafmill/internal/api"
 )
 
 //go:embed landing.html
@@ -71,10 +73,15 @@ func (g *Gateway) ready(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, name := range []string{"status", "index", "ocr", "chunk", "embed"} {
 		c := Check{Replicas: len(services[name]), Needed: name == "status" || name == "index"}
-		if c.OK = c.Replicas > 0; !c.OK {
+		switch c.OK = c.Replicas > 0; {
+		case !c.OK:
 			c.Detail = "nobody answers"
-		} else if name == "embed" {
+		case name == "embed":
 			c.OK, c.Detail = model(services[name])
+		case name == "status": // it may be there and have no views to answer from
+			if err := g.ask(r.Context(), api.SubjectJobs, api.JobsRequest{Limit: 1}, new(api.JobsAnswer)); err != nil {
+				c.OK, c.Detail = false, g.problemOf(err).Detail
+			}
 		}
 		a.Checks[name] = c
 	}

@@ -92,87 +92,41 @@ func (g *Gateway) getJob(ctx context.Context, in *jobInput) (*jobOutput, error) 
 	return out, nil
 }
 
-// await asks until the job is terminal or the time is up. A shutdown ends it early: the
-// client gets the job as it is.
+// await asks for the job once it is terminal or the time is up. A shutdown ends it early:
+// the client gets the job as it is.
 func (g *Gateway) await(ctx context.Context, id string, wait time.Duration, last *api.Job) (*api.Job, error) {
 	ctx, cancel := g.untilDrain(ctx)
 	defer cancel()
-	end := time.Now().Add(wait)
-	for {
-		began := time.Now()
-		left := end.Sub(began)
-		if left < time.Millisecond {
-			return last, nil
-		}
-		j, err := g.job(ctx, id, left)
-		if g.draining.Err() != nil {
-			return last, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if j.Terminal() {
-			return j, nil
-		}
-		// The views may not have the job yet, and then nobody has waited.
-		last = j
-		pause := time.NewTimer(min(max(0, 100*time.Millisecond-time.Since(began)), max(0, time.Until(end))))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return last, nil
-		}
+	j, err := g.job(ctx, id, wait)
+	if g.draining.Err() != nil {
+		return last, nil
 	}
+	return j, err
 }
 
-// job asks the views; a job that they do not have yet but the stream has is queued.
 func (g *Gateway) job(ctx context.Context, id string, wait time.Duration) (*api.Job, error) {
 	if err := g.bus.Healthy(); err != nil {
 		return nil, err
 	}
-	rctx, cancel := context.WithTimeout(ctx, wait+requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, wait+requestTimeout)
 	defer cancel()
 	var j api.Job
-	err := g.bus.Request(rctx, api.SubjectJob, api.JobRequest{ID: id, WaitMS: wait.Milliseconds()}, &j)
-	if !unknown(err) {
-		return &j, err
+	if err := g.bus.Request(ctx, api.SubjectJob, api.JobRequest{ID: id, WaitMS: wait.Milliseconds()}, &j); unknown(err) {
+		return nil, noJob()
+	} else if err != nil {
+		return nil, err
 	}
-	for _, name := range []events.Name{events.NameSubmitted, events.NameSubmittedBulk} {
-		m, err := g.bus.Last(rctx, name.Subject(id))
-		if err == nil || m.Sequence > 0 {
-			return queued(m), nil
-		}
-		if !errors.Is(err, bus.ErrNotFound) {
-			return nil, err
-		}
-	}
-	return nil, noJob()
+	return &j, nil
 }
 
 // unknown says that the answer of a service means: no such job or document.
 func unknown(err error) bool {
 	re, ok := errors.AsType[*bus.RemoteError](err)
-	if !ok {
-		return false
-	}
-	_, class, _ := strings.Cut(re.Code, ".")
-	return class == "not_found" || class == string(events.Invalid) // the request itself was checked before
+	return ok && strings.HasSuffix(re.Code, ".not_found")
 }
 
 func noJob() *problemDetails {
 	return refuse(http.StatusNotFound, codeNotFound, "There is no such job.")
-}
-
-// queued is the view of a job of which only the submission is known.
-func queued(m events.Message) *api.Job {
-	j := &api.Job{ID: m.Job, DocumentID: m.Pass.DocumentID, Collection: m.Pass.Collection, Name: m.Pass.Name,
-		Version: m.Pass.Version, Run: m.Pass.Run, Bulk: m.Event == events.NameSubmittedBulk,
-		Status: events.StatusQueued, Waiting: &api.Waiting{Reason: "queued"}, CreatedAt: m.Time, UpdatedAt: m.Time}
-	if b, ok := m.Body.(*events.Submitted); ok {
-		j.MediaType, j.Size, j.Metadata = b.MediaType, b.Size, b.Metadata
-	}
-	return j
 }
 
 // tidyJob makes lists and maps that are empty say so: [] and {}, not null.

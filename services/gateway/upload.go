@@ -50,12 +50,12 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
-	_ = b.rc.SetReadDeadline(time.Time{}) // else it ends the request while the answer is being made
 	switch {
 	case errors.Is(err, io.EOF):
 		b.err = io.EOF
+		_ = b.rc.SetReadDeadline(time.Time{}) // else it ends the request while the answer is being made
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		b.err = refuse(http.StatusRequestTimeout, codeTimeout, "The upload stood still for too long.").with("Connection", "close")
+		b.err = refuse(http.StatusRequestTimeout, codeTimeout, "The upload stood still for too long.")
 	default:
 		b.err = incomplete()
 	}
