@@ -25,6 +25,7 @@ import (
 
 // Store gives access to both buckets.
 type Store struct {
+	js                   jetstream.JetStream
 	originals, artifacts jetstream.ObjectStore
 }
 
@@ -38,7 +39,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("artifacts: bucket %s: %w", events.BucketArtifacts, err)
 	}
-	return &Store{originals: o, artifacts: a}, nil
+	return &Store{js: js, originals: o, artifacts: a}, nil
 }
 
 func (s *Store) bucket(name string) (jetstream.ObjectStore, error) {
@@ -111,17 +112,6 @@ type Upload struct {
 	Object string
 	Size   int64
 	SHA256 string // hex
-}
-
-// PutOriginal streams an upload into the bucket originals under name, which must be new.
-// When r fails, or ctx ends, nothing is left behind.
-func (s *Store) PutOriginal(ctx context.Context, name string, r io.Reader) (Upload, error) {
-	h := sha256.New()
-	info, err := s.originals.Put(ctx, jetstream.ObjectMeta{Name: name}, io.TeeReader(r, h))
-	if err != nil {
-		return Upload{}, fault(events.BucketOriginals, name, err)
-	}
-	return Upload{Object: name, Size: int64(info.Size), SHA256: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
 // DeleteOriginal removes an upload; one that is not there is no error.

@@ -21,3 +21,14 @@ func Model(metadata ...map[string]string) (bool, string) {
 	}
 	return model(rs)
 }
+
+// TakeStreams uses up the slots of event streams until the function it returns is called.
+func TakeStreams(g *Gateway) (release func()) {
+	for g.streams.take() {
+	}
+	return func() {
+		for range cap(g.streams) {
+			g.streams.give()
+		}
+	}
+}

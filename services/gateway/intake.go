@@ -186,7 +186,7 @@ func (g *Gateway) storeOriginal(ctx context.Context, in *intake, r io.Reader) er
 	in.Object = in.job + "/original"
 	// Not the request's context: when the client goes away the body fails, and with the
 	// context alive the store can remove what it has.
-	up, err := g.store.PutOriginal(context.WithoutCancel(ctx), in.Object, filled{io.MultiReader(bytes.NewReader(first[:]), src)})
+	up, err := g.store.PutOriginal(context.WithoutCancel(ctx), in.Object, io.MultiReader(bytes.NewReader(first[:]), src))
 	if err != nil {
 		return err
 	}

@@ -91,17 +91,6 @@ func (c *capped) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// filled returns full pieces: the object store makes a message of each.
-type filled struct{ r io.Reader }
-
-func (f filled) Read(p []byte) (int, error) {
-	n, err := io.ReadFull(f.r, p)
-	if n > 0 && errors.Is(err, io.ErrUnexpectedEOF) {
-		return n, nil // the end shows at the next call
-	}
-	return n, err
-}
-
 // named makes a problem of a reader's own errors, so that they are not mistaken for the
 // object store's.
 type named struct{ r io.Reader }
