@@ -362,3 +362,29 @@ func TestServiceAnswersAndTellsProblems(t *testing.T) {
 		t.Errorf("after the end: %v", err)
 	}
 }
+
+// TestReadersLeaveNothingOnTheServer: the server keeps a bounded number of consumers.
+func TestReadersLeaveNothingOnTheServer(t *testing.T) {
+	c := connect(t, startServer(t), "gateway")
+	layout(t, c)
+	submit(t, c, "a", "x")
+	for range 20 {
+		count(t, c, "docs.*.a")
+		count(t, c, "docs.*.nobody")
+		r, err := c.Read(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Next(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+	}
+	s, err := c.JetStream().Stream(t.Context(), events.StreamDocs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Consumers; n != len(events.Pipeline) {
+		t.Errorf("%d consumers, want the %d durables", n, len(events.Pipeline))
+	}
+}

@@ -92,7 +92,8 @@ const (
 // Read starts reading at sequence from (1 is the beginning; 0 is only what is new), of
 // all events or of the given subjects. The reader ends with ctx or Close.
 func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Reader, error) {
-	oc := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from}
+	oc := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq: from, InactiveThreshold: readerForgotten}
 	if from == 0 {
 		oc.DeliverPolicy, oc.OptStartSeq = jetstream.DeliverNewPolicy, 0
 	}
@@ -102,6 +103,7 @@ func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Read
 	}
 	it, err := cons.Messages(jetstream.PullMaxBytes(readerBytes))
 	if err != nil {
+		c.forget(ctx, cons)
 		return nil, unavailable(err)
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -109,6 +111,7 @@ func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Read
 	go func() {
 		defer close(r.done)
 		defer close(r.ch)
+		defer c.forget(ctx, cons)
 		defer it.Stop()
 		for {
 			jm, err := it.Next(jetstream.NextContext(ctx))
@@ -141,6 +144,23 @@ func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Read
 		}
 	}()
 	return r, nil
+}
+
+// readerForgotten is when the server drops the consumer of a reader that has vanished.
+const readerForgotten = time.Minute
+
+// forget drops a reader's consumer on the server, which would keep it for a while and
+// takes a limited number of them.
+func (c *Conn) forget(ctx context.Context, cons jetstream.Consumer) {
+	info := cons.CachedInfo()
+	if info == nil || c.Healthy() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := c.js.DeleteConsumer(ctx, events.StreamDocs, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		c.log.Debug("a reader's consumer stays for a while", "error", err)
+	}
 }
 
 // Next waits for an event and returns it with those that are there already, at most limit.
@@ -178,10 +198,11 @@ func (r *Reader) Close() {
 // Story calls f with every event stored now on the subjects, in order, and returns.
 func (c *Conn) Story(ctx context.Context, f func(Read) error, subjects ...string) error {
 	cons, err := c.js.OrderedConsumer(ctx, events.StreamDocs,
-		jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverAllPolicy})
+		jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverAllPolicy, InactiveThreshold: readerForgotten})
 	if err != nil {
 		return unavailable(err)
 	}
+	defer c.forget(ctx, cons)
 	info, err := cons.Info(ctx)
 	if err != nil {
 		return unavailable(err)
