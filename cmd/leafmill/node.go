@@ -162,6 +162,14 @@ func (n *node) readiness(role string, check func() error) {
 	n.checks[role] = check
 }
 
+// playing says whether so many roles have begun and are ready.
+func (n *node) playing(roles int) bool {
+	n.mu.Lock()
+	all := len(n.checks) == roles
+	n.mu.Unlock()
+	return all && n.ready() == nil
+}
+
 func (n *node) ready() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

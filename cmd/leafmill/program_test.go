@@ -177,7 +177,7 @@ func TestUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	env[2] = "LEAFMILL_URL=http://" + strings.TrimSpace(string(addr))
-	if code, out, errs := leafmill(t, env, "search", "guarantee"); code != exitOK || !strings.Contains(out, "pumps.md, page 1") {
+	if code, out, errs := leafmill(t, env, "search", "guaranteed"); code != exitOK || !strings.Contains(out, "pumps.md, page 1") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 	if code := again.end(t); code != exitOK {

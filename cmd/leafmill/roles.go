@@ -49,7 +49,7 @@ func runGateway(ctx context.Context, n *node, conn *bus.Conn) error {
 		return err
 	}
 	g, err := gateway.New(conn, store, gateway.Config{Listener: n.http, Keys: n.cfg.APIKeys, Insecure: n.cfg.Insecure,
-		MaxUpload: n.cfg.MaxUploadBytes, DataDir: n.diskOfStream(), Grace: n.cfg.Grace,
+		Hosts: n.cfg.Hosts, MaxUpload: n.cfg.MaxUploadBytes, DataDir: n.diskOfStream(), MinFree: uint64(n.cfg.MinFreeBytes), Grace: n.cfg.Grace,
 		Registry: n.reg, Version: n.version, Log: n.log.With("service", "gateway")})
 	if err != nil {
 		return err

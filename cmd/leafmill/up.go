@@ -110,7 +110,7 @@ func (a *app) greet(ctx context.Context, n *node, natsURL string) {
 	defer cancel()
 	cl := client.New(base, "")
 	for {
-		if _, ready, err := cl.Ready(wait); err == nil && ready {
+		if _, ready, err := cl.Ready(wait); err == nil && ready && n.playing(len(roles())) {
 			break
 		}
 		select {

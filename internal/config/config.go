@@ -42,7 +42,9 @@ type Config struct {
 	APIKey string // that the client commands present
 
 	APIKeys        []string // that the gateway accepts; none: no key is asked for
+	Hosts          []string // by which the gateway may be called without keys, beside loopback
 	MaxUploadBytes int64
+	MinFreeBytes   int64
 
 	StreamMaxBytes int64
 	StreamReplicas int
@@ -127,7 +129,9 @@ func (c *Config) settings() []Setting {
 		called("server", text(&c.URL, "url", "http://127.0.0.1:8080", "URL of the gateway that client commands talk to")),
 		secret(text(&c.APIKey, "api-key", "", "key that client commands present to the gateway")),
 		secret(list(&c.APIKeys, "api-keys", "keys that the gateway accepts, with commas between")),
+		list(&c.Hosts, "hosts", "further names that the gateway may be called by without a key, with commas between"),
 		bytes(&c.MaxUploadBytes, "max-upload-bytes", 100*mib, 1, 16*gib, "largest document"),
+		bytes(&c.MinFreeBytes, "min-free-bytes", 512*mib, mib, pib, "room on the disk at which nothing new is taken"),
 
 		bytes(&c.StreamMaxBytes, "stream-max-bytes", 10*gib, 16*mib, pib, "size of the event stream at which nothing new is taken"),
 		number(&c.StreamReplicas, "stream-replicas", 1, 1, 5, "copies of the stream in a NATS cluster"),
@@ -142,7 +146,7 @@ func (c *Config) settings() []Setting {
 		bytes(&c.OCR.CacheBytes, "ocr-cache-bytes", 2*gib, 16*mib, pib, "disk for originals, and as much for their texts"),
 		number(&c.MaxPages, "max-pages", 5000, 1, 100_000, "most pages of a document"),
 
-		number(&c.ChunkTokens, "chunk-tokens", 256, 16, 512, "most tokens of a chunk"),
+		number(&c.ChunkTokens, "chunk-tokens", 256, 128, 512, "most tokens of a chunk, with the two that the model adds"),
 		number(&c.ChunkWorkers, "chunk-workers", 0, 0, maxWorkers, "messages that the chunk service works on at once; 0: its default"),
 		choice(&c.Embed.Provider, "embed-provider", "where vectors come from", ProviderLocal, ProviderOpenAI, ProviderNone),
 		text(&c.Embed.BaseURL, "embed-base-url", "", "OpenAI-compatible endpoint, ends in /v1"),

@@ -82,7 +82,7 @@ func TestEveryProblemIsNamedAtOnce(t *testing.T) {
 		"there is no setting embed_mode; did you mean embed_model?",
 		"grace_a has no value",
 		`--sync: "sometimes" must be one of always, interval`,
-		`--chunk-tokens: "1" must be a whole number, 16 to 512`,
+		`--chunk-tokens: "1" must be a whole number, 128 to 512`,
 		`LEAFMILL_EMBED_TIMEOUT: "11m" must be a duration, 1ms to 10m`,
 		"LEAFMILL_EMBED_BASE_URL: it must end in /v1",
 		"LEAFMILL_API_KEYS: a key has at least 16 characters",
