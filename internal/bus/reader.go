@@ -87,11 +87,23 @@ type Reader struct {
 const (
 	readerBuffer = 512
 	readerBytes  = 4 << 20 // of a pull
+
+	followBuffer = 16
+	followBytes  = 2 << 20 // more than the largest message
 )
 
 // Read starts reading at sequence from (1 is the beginning; 0 is only what is new), of
 // all events or of the given subjects. The reader ends with ctx or Close.
 func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Reader, error) {
+	return c.read(ctx, from, readerBuffer, readerBytes, subjects)
+}
+
+// Follow is Read for one of many readers that may be slow: it holds a few events only.
+func (c *Conn) Follow(ctx context.Context, from uint64, subjects ...string) (*Reader, error) {
+	return c.read(ctx, from, followBuffer, followBytes, subjects)
+}
+
+func (c *Conn) read(ctx context.Context, from uint64, buffer, bytes int, subjects []string) (*Reader, error) {
 	oc := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq: from, InactiveThreshold: readerForgotten}
 	if from == 0 {
@@ -101,13 +113,13 @@ func (c *Conn) Read(ctx context.Context, from uint64, subjects ...string) (*Read
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	it, err := cons.Messages(jetstream.PullMaxBytes(readerBytes))
+	it, err := cons.Messages(jetstream.PullMaxBytes(bytes))
 	if err != nil {
 		c.forget(ctx, cons)
 		return nil, unavailable(err)
 	}
 	ctx, stop := context.WithCancel(ctx)
-	r := &Reader{ch: make(chan Read, readerBuffer), stop: stop, done: make(chan struct{})}
+	r := &Reader{ch: make(chan Read, buffer), stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		defer close(r.ch)

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -17,6 +18,7 @@ import (
 // spec is the API's description, used to judge every answer of every test.
 type spec struct {
 	doc      map[string]any
+	mu       sync.Mutex // of the compiler
 	compiler *jsonschema.Compiler
 }
 
@@ -64,6 +66,8 @@ func fits(template, path []string) bool {
 // check says whether an answer is described: status, media type, and the body's schema.
 func (s *spec) check(t testing.TB, r *http.Request, a answer) {
 	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	template, ops := s.find(r.URL.EscapedPath())
 	method := strings.ToLower(strings.Replace(r.Method, "HEAD", "GET", 1))
 	op, ok := ops[method].(map[string]any)

@@ -323,7 +323,7 @@ func (in *intake) set(key, value string) error {
 	if key != "metadata" && len(value) > maxField {
 		return invalid("The field %q is too long.", key)
 	}
-	if value == "" && key != "metadata" {
+	if value == "" {
 		return nil
 	}
 	switch key {

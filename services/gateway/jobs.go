@@ -22,7 +22,7 @@ const maxWait = time.Minute
 
 type jobInput struct {
 	ID          string `path:"id" pattern:"^[A-Za-z0-9_-]{1,64}$" doc:"The job."`
-	Wait        string `query:"wait" example:"30s" doc:"Answer when the job is terminal, or after this time; a duration or seconds, at most 60s."`
+	Wait        string `query:"wait" pattern:"^([0-9]+(\\.[0-9]+)?(ms|s|m|h)?)+$" example:"30s" doc:"Answer when the job is terminal, or after this time; a duration or seconds, at most 60s."`
 	IfNoneMatch string `header:"If-None-Match" doc:"Answer 304 when the job still has this ETag."`
 }
 

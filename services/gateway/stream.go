@@ -112,7 +112,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, from uint64, su
 	defer g.streams.give()
 	ctx, cancel := g.untilDrain(r.Context())
 	defer cancel()
-	reader, err := g.bus.Read(ctx, from, subjects...)
+	reader, err := g.bus.Follow(ctx, from, subjects...)
 	if err != nil {
 		return err
 	}
