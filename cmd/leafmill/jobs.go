@@ -205,7 +205,7 @@ func (a *app) printStory(ctx context.Context, cl *client.Client, j api.Job, foll
 		_, err := fmt.Fprintf(a.out, "%7d  %s  %-14s %s\n", e.Sequence, e.Time.Local().Format("15:04:05.000"), clean(string(e.Event)), clean(gist(e.Data)))
 		return last, err
 	})
-	if context.Cause(ctx) == told {
+	if errors.Is(context.Cause(ctx), told) {
 		return nil
 	}
 	return err
