@@ -42,7 +42,7 @@ func (a *app) newProgress(in ingestion, files []*file) (*progress, error) {
 	p.bytes = p.bars.AddBar(total, mpb.PrependDecorators(decor.Name("handing in ", decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f")))
 	if in.wait {
-		p.jobs = p.bars.AddBar(int64(len(files)), mpb.PrependDecorators(decor.Name("searchable ", decor.WCSyncSpaceR)),
+		p.jobs = p.bars.AddBar(int64(len(files)), mpb.PrependDecorators(decor.Name("finished ", decor.WCSyncSpaceR)),
 			mpb.AppendDecorators(decor.CountersNoUnit("%d / %d")))
 	}
 	return p, nil
