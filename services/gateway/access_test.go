@@ -161,3 +161,13 @@ func TestSecurityHeaders(t *testing.T) {
 		}
 	}
 }
+
+func TestAPanicTellsNothing(t *testing.T) {
+	e := newEnv(t, gateway.Config{})
+	h := gateway.Recovered(e.gw, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("/var/secret") }))
+	w := newRecorder()
+	h.ServeHTTP(w, serverSide(e.request("GET", "/jobs", "", nil)))
+	if a := w.answer(); a.status != 500 || a.problem(t).Code != "gateway.internal" || strings.Contains(a.body, "secret") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -1,5 +1,7 @@
 package gateway
 
+import "net/http"
+
 // Patterns are the routes of the mux.
 func Patterns(g *Gateway) []string { return g.mux.patterns }
 
@@ -32,3 +34,6 @@ func TakeStreams(g *Gateway) (release func()) {
 		}
 	}
 }
+
+// Recovered is the outermost handler around another.
+func Recovered(g *Gateway, h http.Handler) http.Handler { return g.recovered(h) }

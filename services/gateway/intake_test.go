@@ -477,6 +477,24 @@ func TestWithoutABusEverythingSaysSoAtOnce(t *testing.T) {
 	}
 }
 
+func TestABusThatGoesDuringAnUpload(t *testing.T) {
+	e := newEnv(t, gateway.Config{UploadIdle: time.Second})
+	sent, stopped := 0, time.Time{}
+	a := e.do(e.request("POST", "/documents", "application/pdf", readerFunc(func(p []byte) (int, error) {
+		if sent += len(p); sent > 2<<20 && stopped.IsZero() {
+			e.srv.Stop()
+			stopped = time.Now()
+		}
+		return len(p), nil
+	})))
+	if a.status != http.StatusServiceUnavailable || a.problem(t).Code != "gateway.unavailable" {
+		t.Errorf("%d: %s", a.status, a.body)
+	}
+	if took := time.Since(stopped); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 // FuzzSubmit hands in anything in any form: never a fault of ours, and what was not
 // accepted leaves nothing. The bus in the background makes coverage vary: fuzz with
 // -fuzzminimizetime=1x.
