@@ -26,6 +26,8 @@ const (
 	// 128 MB for the whole bucket it refuses, and uploads at the same time fail each other.
 	pieceWindow  = 8
 	pieceTimeout = 10 * time.Second
+	lookEvery    = 100 * time.Millisecond // whether the bus is still there
+	undoPatience = 2 * time.Second        // for the bus to come back
 )
 
 // upload writes an object in the object store's format (NATS ADR-20), piece by piece, and
@@ -103,21 +105,29 @@ func fill(r io.Reader, piece []byte) (n int, err error) {
 	return n, err
 }
 
-// settle waits until the oldest piece on the way is stored.
+// settle waits until the oldest piece on the way is stored. It does not sit out an outage.
 func (u *upload) settle(ctx context.Context) error {
 	f := u.window[0]
 	u.window = u.window[1:]
-	t := time.NewTimer(pieceTimeout)
-	defer t.Stop()
-	select {
-	case <-f.Ok():
-		return nil
-	case err := <-f.Err():
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nats.ErrTimeout
+	deadline := time.NewTimer(pieceTimeout)
+	defer deadline.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-f.Ok():
+			return nil
+		case err := <-f.Err():
+			return err
+		case <-look.C:
+			if !u.js.Conn().IsConnected() {
+				return nats.ErrDisconnected
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return nats.ErrTimeout
+		}
 	}
 }
 
@@ -141,16 +151,26 @@ func (u *upload) commit(ctx context.Context, name string) error {
 	return err
 }
 
-// undo removes the pieces, also when ctx has ended. Those on the way come first: a piece
-// stored after the purge would stay.
+// undo removes the pieces, also when ctx has ended; after a short outage too, after a
+// longer one they stay. Those on the way come first: a piece stored after the purge would
+// stay.
 func (u *upload) undo(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pieceTimeout)
 	defer cancel()
 	for len(u.window) > 0 {
 		_ = u.settle(ctx) // stored or not, it is settled
 	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for end := time.Now().Add(undoPatience); !u.js.Conn().IsConnected(); <-look.C {
+		if time.Now().After(end) {
+			return
+		}
+	}
+	ctx, cancel = context.WithTimeout(ctx, undoPatience)
+	defer cancel()
 	if s, err := u.js.Stream(ctx, "OBJ_"+u.bucket); err == nil {
-		_ = s.Purge(ctx, jetstream.WithPurgeSubject(u.subject())) // the bus is gone; so is the caller's upload
+		_ = s.Purge(ctx, jetstream.WithPurgeSubject(u.subject())) // nobody is left to tell
 	}
 }
 

@@ -35,8 +35,8 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	if now := time.Now(); now.Sub(b.set) > b.idle/16 {
-		if err := b.alive(); err != nil {
-			return 0, err
+		if b.alive() != nil { // the bus is gone: nothing of this can be kept
+			return 0, unavailable()
 		}
 		deadline := now.Add(b.idle)
 		if slowest := b.began.Add(time.Minute + time.Duration(b.read/minRate)*time.Second); slowest.Before(deadline) {
