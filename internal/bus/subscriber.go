@@ -258,9 +258,18 @@ func (p *pump) handle(jm jetstream.Msg) {
 		p.settled(jm.Nak()) // never started: another replica may have it at once
 		return
 	}
+	// A handler that was cancelled gets a moment to settle; then its message goes to another.
+	given := make(chan struct{})
+	stop := context.AfterFunc(p.base, func() {
+		time.AfterFunc(min(p.s.cfg.Grace, 5*time.Second), func() { close(given) })
+	})
+	defer stop()
 	select {
 	case <-wm.Acked():
 		p.settled(jm.Ack())
+	case <-given:
+		p.log.Warn("a handler did not end with its context", "subject", jm.Subject(), "sequence", md.Sequence.Stream)
+		p.settled(jm.Nak())
 	case <-wm.Nacked():
 		switch d := st.nakDelay(); {
 		case d > 0:
