@@ -98,7 +98,7 @@ func diagnose(ctx context.Context, l *config.Loaded) []check {
 		}
 		checks = append(checks, c)
 	}
-	checks = append(checks, model(l)...)
+	checks = append(checks, checkModel(l)...)
 	checks = append(checks, disk(l.Data))
 	running := server(ctx, l)
 	checks = append(checks, port(ctx, "http address", "--http", l.HTTP, running.Verdict == checkOK),
@@ -108,7 +108,7 @@ func diagnose(ctx context.Context, l *config.Loaded) []check {
 
 const noVectors = "documents are found by keywords only"
 
-func model(l *config.Loaded) []check {
+func checkModel(l *config.Loaded) []check {
 	switch l.Embed.Provider {
 	case config.ProviderNone:
 		return []check{{What: "embedding", Verdict: checkOK, Found: "switched off (" + config.EnvName("embed-provider") + "=none): " + noVectors}}

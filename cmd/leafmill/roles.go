@@ -4,10 +4,19 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"runtime"
 
+	"github.com/leafmill/leafmill/events"
 	"github.com/leafmill/leafmill/internal/artifacts"
 	"github.com/leafmill/leafmill/internal/bus"
 	"github.com/leafmill/leafmill/internal/config"
+	"github.com/leafmill/leafmill/internal/guard"
+	"github.com/leafmill/leafmill/internal/localmodel"
+	"github.com/leafmill/leafmill/internal/tokenizer"
+	"github.com/leafmill/leafmill/services/chunk"
+	"github.com/leafmill/leafmill/services/chunk/split"
+	"github.com/leafmill/leafmill/services/embed"
+	"github.com/leafmill/leafmill/services/embed/model"
 	"github.com/leafmill/leafmill/services/gateway"
 	"github.com/leafmill/leafmill/services/index"
 	"github.com/leafmill/leafmill/services/index/embedded"
@@ -66,11 +75,48 @@ func runOCR(ctx context.Context, n *node, conn *bus.Conn) error {
 }
 
 func runChunk(ctx context.Context, n *node, conn *bus.Conn) error {
-	return errors.New("chunk: to come")
+	var tok split.Tokenizer = tokenizer.Approximate()
+	path := localmodel.In(localmodel.Dir(n.cfg.ModelDir)).Tokenizer.Path
+	if w, err := tokenizer.Load(path); err == nil {
+		tok = w
+	} else {
+		n.log.Warn("no tokenizer: chunks are cut by estimate", "error", err, "fix", "make setup")
+	}
+	return chunk.Run(ctx, conn, chunk.Config{Tokenizer: tok, Tokens: n.cfg.ChunkTokens - specialTokens, Workers: n.cfg.ChunkWorkers,
+		Bus: n.runConfig(), Version: n.version})
 }
 
-func runEmbed(ctx context.Context, n *node, conn *bus.Conn) error {
-	return errors.New("embed: to come")
+// specialTokens are those that the model puts around every text.
+const specialTokens = 2
+
+func runEmbed(ctx context.Context, n *node, conn *bus.Conn) (err error) {
+	c := n.cfg.Embed
+	m, err := openModel(n.cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	return embed.Run(ctx, conn, embed.Config{Model: m, Workers: c.Workers, Bus: n.runConfig(), Version: n.version, Log: n.log.With("service", "embed"),
+		Guard: guard.Config{Timeout: c.Timeout, Retries: c.Retries, BreakerFailures: c.BreakerFailures,
+			OpenTimeout: c.BreakerOpenTimeout, MaxRetryAfter: c.RetryAfterMax}})
+}
+
+// openModel opens the configured model. A local one that is not installed is no error:
+// documents are found by keywords until it is.
+func openModel(cfg *config.Loaded) (model.Model, error) {
+	c := cfg.Embed
+	switch c.Provider {
+	case config.ProviderOpenAI:
+		return model.NewOpenAI(model.OpenAIConfig{BaseURL: c.BaseURL, APIKey: c.APIKey, Model: c.Model,
+			QueryPrefix: c.QueryPrefix, PassagePrefix: c.PassagePrefix})
+	case config.ProviderNone:
+		return model.None{Why: "No embedding model is configured; set LEAFMILL_EMBED_PROVIDER to local or openai."}, nil
+	}
+	m, err := model.OpenLocal(localmodel.Dir(cfg.ModelDir), runtime.NumCPU())
+	if f, ok := errors.AsType[*events.Failure](err); ok && f.Class == events.MissingModel {
+		return model.None{Why: f.Message}, nil
+	}
+	return m, err
 }
 
 func runIndex(ctx context.Context, n *node, conn *bus.Conn) (err error) {
