@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	idle     = 10 * time.Second // without an event, until the stream's bounds are looked at again
-	settling = time.Second      // without an event at the start, until the end counts as reached
+	idle     = 10 * time.Second      // without an event, until the stream's bounds are looked at again
+	settling = time.Second           // without an event at the start, until the end counts as reached
+	busy     = 16                    // events at once, from which on a batch is gathered
+	gather   = 25 * time.Millisecond // for so long
 	minDelay = 250 * time.Millisecond
 	maxDelay = 15 * time.Second
 )
@@ -111,9 +113,24 @@ func (s *Service) follow(ctx context.Context) error {
 }
 
 func (s *Service) nextBatch(ctx context.Context, r *bus.Reader, wait time.Duration) ([]bus.Read, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	first, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	return r.Next(ctx, s.cfg.Batch)
+	batch, err := r.Next(first, s.cfg.Batch)
+	if err != nil || len(batch) < busy {
+		return batch, err
+	}
+	// The stream is busy: a moment more brings later events of the same jobs, and each job
+	// is written once a batch.
+	more, cancel := context.WithTimeout(ctx, gather)
+	defer cancel()
+	for len(batch) < s.cfg.Batch {
+		next, err := r.Next(more, s.cfg.Batch-len(batch))
+		if err != nil {
+			break // the moment is over; an error of the reader comes again
+		}
+		batch = append(batch, next...)
+	}
+	return batch, nil
 }
 
 // fold folds a batch and tells who waits for it.
