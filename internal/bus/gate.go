@@ -112,6 +112,12 @@ func (g *queueGate) answering(ctx context.Context) (map[string]int, error) {
 		}
 	}
 	g.asked = time.Now()
+	for _, d := range []string{"ocr-pages", "chunk", "embed", "index"} {
+		if g.workers[d] == 0 {
+			g.asked = g.asked.Add(300*time.Millisecond - workersAge) // somebody is starting: look again soon
+			break
+		}
+	}
 	return g.workers, nil
 }
 

@@ -35,7 +35,7 @@ func TestWatermillSuite(t *testing.T) {
 	}
 	tests.TestPubSub(t,
 		tests.Features{ConsumerGroups: true, GuaranteedOrder: false, GuaranteedOrderWithSingleSubscriber: true,
-			Persistent: true,
+			Persistent:        true,
 			GenerateTopicFunc: func(tc tests.TestContext) string { return "suite." + tc.TestID.String() }},
 		func(t *testing.T) (message.Publisher, message.Subscriber) { return build(t, "all") },
 		build)
