@@ -284,10 +284,3 @@ func BenchmarkLocal(b *testing.B) {
 		})
 	}
 }
-
-func dot(a, b []float32) (sum float64) {
-	for i := range a {
-		sum += float64(a[i]) * float64(b[i])
-	}
-	return sum
-}
