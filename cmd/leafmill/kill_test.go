@@ -202,6 +202,7 @@ func (m *mill) outcome() map[string]string {
 // TestKill kills the whole program with -9 again and again while 200 documents are on
 // their way: all of them arrive, with the chunks of a run without kills.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	docs := corpus(t)
 	calm := newMill(t)
 	stop := calm.up()
@@ -230,6 +231,7 @@ func TestKill(t *testing.T) {
 // TestKillStages runs each stage in processes of its own and kills them one after the
 // other, with a second replica joining and leaving: nothing is lost.
 func TestKillStages(t *testing.T) {
+	t.Parallel()
 	docs := corpus(t)
 	m := newMill(t)
 	server, err := bus.StartServer(bus.ServerConfig{Dir: m.data, Addr: "127.0.0.1:0", SyncInterval: time.Second})

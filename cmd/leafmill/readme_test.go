@@ -40,6 +40,7 @@ func natsCLI(t *testing.T) string {
 // TestReadmeNATS runs every line of the README's NATS section with the real CLI against
 // the real program.
 func TestReadmeNATS(t *testing.T) {
+	t.Parallel()
 	bin := natsCLI(t)
 	m := newMill(t)
 	m.env = append(m.env, keywordsOnly)
