@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -342,19 +343,20 @@ func TestReadmeNamesDurables(t *testing.T) {
 }
 
 func TestHealthCheck(t *testing.T) {
-	code := http.StatusOK
+	var code atomic.Int64
+	code.Store(http.StatusOK)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" || !strings.HasPrefix(r.Host, "127.0.0.1:") { // else the gateway wants a key
 			t.Errorf("asks %s of %s", r.URL.Path, r.Host)
 		}
-		w.WriteHeader(code)
+		w.WriteHeader(int(code.Load()))
 	}))
 	addr := strings.TrimPrefix(srv.URL, "http://")
 	ask := func() error { return exec.CommandContext(t.Context(), "./leafmill-health", addr, "/readyz").Run() }
 	if err := ask(); err != nil {
 		t.Error("200:", err)
 	}
-	code = http.StatusServiceUnavailable
+	code.Store(http.StatusServiceUnavailable)
 	if ask() == nil {
 		t.Error("503 is healthy")
 	}
