@@ -31,7 +31,8 @@ func form(t testing.TB, fields ...[2]string) (contentType, body string) {
 	var b strings.Builder
 	w := multipart.NewWriter(&b)
 	for _, f := range fields {
-		part, err := io.Discard, error(nil)
+		var part io.Writer
+		var err error
 		if name, content, ok := strings.Cut(f[1], ":"); ok && strings.HasPrefix(name, "@") {
 			f[1] = content
 			part, err = w.CreateFormFile(f[0], name[1:])

@@ -56,7 +56,7 @@ func (c *cache) build(key string, fill func(dir string) error) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("extract: cache: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	if err := fill(tmp); err != nil {
 		return "", err
 	}
