@@ -244,7 +244,7 @@ func (p *program) notes(n int, prefix string) []float64 {
 			p.submit(word+".txt", "text/plain", []byte("A note about the "+word+" and nothing else. "+newVocabulary(uint64(i)).words(250)))
 			p.poll(func() bool {
 				var a api.SearchAnswer
-				return p.get("/search?mode=keyword&k=1&q="+word, &a) && len(a.Results) == 1
+				return p.get("/search?mode=keyword&k=1&q="+word, &a) && len(a.Results) == 1 && a.Results[0].Name == word+".txt"
 			})
 			took[i] = time.Since(began).Seconds()
 		}()
