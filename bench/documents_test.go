@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"image/jpeg"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -50,30 +52,37 @@ func pdf(contents []string, image []byte) []byte {
 	return b.Bytes()
 }
 
-// vocabulary of made-up words, drawn by Zipf's law.
+// vocabulary draws English words of the samples by Zipf's law: as many tokens a word as
+// ordinary text has.
 type vocabulary struct {
-	r    *rand.Rand
-	zipf *rand.Zipf
+	known []string
+	zipf  *rand.Zipf
 }
 
 func newVocabulary(seed uint64) *vocabulary {
+	var known []string
+	seen := map[string]bool{}
+	for _, name := range []string{"letter.txt", "notes.md"} {
+		text, err := os.ReadFile(filepath.Join("..", "samples", name))
+		if err != nil {
+			panic(err)
+		}
+		for _, w := range strings.FieldsFunc(strings.ToLower(string(text)), func(r rune) bool { return r < 'a' || r > 'z' }) {
+			if !seen[w] {
+				seen[w] = true
+				known = append(known, w)
+			}
+		}
+	}
 	r := rand.New(rand.NewPCG(seed, 1))
-	return &vocabulary{r, rand.NewZipf(r, 1.1, 4, 20000)}
+	r.Shuffle(len(known), func(i, j int) { known[i], known[j] = known[j], known[i] })
+	return &vocabulary{known, rand.NewZipf(r, 1.1, 4, uint64(len(known)-1))}
 }
 
 func (v *vocabulary) words(n int) string {
-	syllables := []string{"ta", "ri", "mo", "len", "sa", "ker", "du", "vi", "no", "pel", "gra", "hin", "bo", "stu", "wey", "lor"}
 	out := make([]string, n)
 	for i := range out {
-		k := v.zipf.Uint64()
-		var w strings.Builder
-		for {
-			w.WriteString(syllables[k%16])
-			if k /= 16; k == 0 {
-				break
-			}
-		}
-		out[i] = w.String()
+		out[i] = v.known[v.zipf.Uint64()]
 	}
 	return strings.Join(out, " ")
 }

@@ -122,10 +122,11 @@ func (w *walk) slice(ctx context.Context) error {
 		}
 		w.src.Bucket, w.src.Object = kept.Bucket, kept.Object
 	}
-	if err := w.d.AwaitGate(ctx); err != nil {
-		return err
-	}
 	for _, seg := range extract.Segments(units) {
+		// Before each: what is published now is what a note handed in now waits for.
+		if err := w.d.AwaitGate(ctx); err != nil {
+			return err
+		}
 		if err := w.publish(ctx, pass, seg, doc.MediaType); err != nil {
 			return err
 		}
