@@ -57,7 +57,7 @@ func Main(parsers map[string]Parser) {
 }
 
 // yield is the niceness of children.
-const yield = 10
+const yield = 5
 
 func child(parsers map[string]Parser) (int, error) {
 	runtime.LockOSThread() // no_new_privs belongs to the thread
