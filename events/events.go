@@ -20,6 +20,8 @@ import (
 	"strings"
 )
 
+//go:generate go run ./gen
+
 // Names on the bus.
 const (
 	StreamDocs      = "DOCS"      // every event of every document: docs.<event>.<job>
