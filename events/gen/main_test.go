@@ -107,7 +107,8 @@ func resolve(t *testing.T, doc map[string]any, target string) {
 	}
 	var at any = doc
 	for part := range strings.SplitSeq(path, "/") {
-		m, ok := at.(map[string]any)
+		m, _ := at.(map[string]any)
+		var ok bool
 		if at, ok = m[part]; !ok {
 			t.Errorf("%s leads nowhere", target)
 			return
