@@ -88,6 +88,9 @@ func Decode(s Stored) (Message, error) {
 	case *Replayed:
 		m.Pass = b.Position()
 		m.Pass.Run = s.Sequence
+		if b.Version > s.Sequence || b.Base > s.Sequence {
+			return m, Fail(Invalid, "The replay is of a version or a run that is not there yet.")
+		}
 	default:
 		m.Pass = body.Position()
 	}

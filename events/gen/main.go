@@ -56,31 +56,60 @@ func run(root, source string) error {
 
 // generate makes the files below events, by name.
 func generate(source string) (map[string][]byte, error) {
+	comments := &jsonschema.Reflector{}
+	if err := comments.AddGoComments(module+"/events", source); err != nil {
+		return nil, err
+	}
+	r := &jsonschema.Reflector{AllowAdditionalProperties: true, ExpandedStruct: true, Mapper: mapped, CommentMap: comments.CommentMap}
 	files := map[string][]byte{}
-	schemas := map[string]json.RawMessage{}
 	for _, e := range events.Catalog {
-		r := &jsonschema.Reflector{AllowAdditionalProperties: true, DoNotReference: false, ExpandedStruct: true,
-			Mapper: mapped}
-		if err := r.AddGoComments(module+"/events", source); err != nil {
-			return nil, err
-		}
-		s := r.Reflect(e.New())
+		body := e.New()
+		s := r.Reflect(body)
 		s.ID = jsonschema.ID("urn:leafmill:events:v1:" + string(e.Name))
 		s.Title = e.Name.Type()
 		s.Description = e.Says
-		data, err := json.MarshalIndent(s, "", "  ")
+		describeContent(r, s, body)
+		data, err := indent(s)
 		if err != nil {
 			return nil, err
 		}
-		files["schema/"+string(e.Name)+".json"] = append(data, '\n')
-		schemas[string(e.Name)] = data
+		files["schema/"+string(e.Name)+".json"] = data
 	}
-	doc, err := json.MarshalIndent(asyncAPI(), "", "  ")
+	doc, err := indent(asyncAPI())
 	if err != nil {
 		return nil, err
 	}
-	files["asyncapi.json"] = append(doc, '\n')
+	files["asyncapi.json"] = doc
 	return files, nil
+}
+
+// unescape undoes what encoding/json does for HTML, so that people read <job>.
+var unescape = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&")
+
+// indent writes JSON for people.
+func indent(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	return []byte(unescape.Replace(string(data)) + "\n"), err
+}
+
+// describeContent says what an event's inline content is: the Go type is raw JSON, because
+// large content is elsewhere.
+func describeContent(r *jsonschema.Reflector, s *jsonschema.Schema, body events.Body) {
+	var item any
+	switch body.(type) {
+	case *events.Extracted:
+		item = events.UnitText{}
+	case *events.Chunked, *events.Embedded, *events.Degraded:
+		item = events.Chunk{}
+	default:
+		return
+	}
+	name := reflect.TypeOf(item).Name()
+	of := r.Reflect(item)
+	of.Version = ""
+	of.ID = ""
+	s.Definitions[name] = of
+	s.Definitions["Content"].Properties.Set("inline", &jsonschema.Schema{Type: "array", Items: &jsonschema.Schema{Ref: "#/$defs/" + name}})
 }
 
 // mapped describes types whose JSON is not what their Go type says.
@@ -111,16 +140,28 @@ func asyncAPI() object {
 		messages[n] = object{"name": e.Name.Type(), "title": n, "summary": e.Says, "contentType": "application/json",
 			"headers": ref("#/components/schemas/headers"), "payload": object{"$ref": "schema/" + n + ".json"}}
 	}
-	operation := func(id, action, service string, n events.Name) {
-		operations[id] = object{"action": action, "channel": ref("#/channels/" + string(n)), "title": service,
+	operation := func(who, action, service string, n events.Name) {
+		operations[strings.ReplaceAll(who, " ", "_")+"."+action+"s."+string(n)] = object{"action": action, "channel": ref("#/channels/" + string(n)), "title": service,
 			"messages": []any{ref("#/channels/" + string(n) + "/messages/" + string(n))}}
 	}
 	for _, s := range events.Pipeline {
 		for _, n := range s.Consumes {
-			operation(s.Durable+".receives."+string(n), "receive", s.Service, n)
+			operation(s.Durable, "receive", s.Service, n)
 		}
 		for _, n := range s.Publishes {
-			operation(s.Durable+".sends."+string(n), "send", s.Service, n)
+			operation(s.Durable, "send", s.Service, n)
+		}
+	}
+	// What is outside the table of durables: status reads everything, and whoever the catalog names besides.
+	inPipeline := func(who string) bool {
+		return slices.ContainsFunc(events.Pipeline, func(s events.Stage) bool { return s.Service == who })
+	}
+	for _, e := range events.Catalog {
+		operation("status", "receive", "status", e.Name)
+		for _, who := range e.By {
+			if !inPipeline(who) {
+				operation(who, "send", who, e.Name)
+			}
 		}
 	}
 	text := object{"type": "string"}
