@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,7 +32,12 @@ type fixture struct {
 
 func load(t testing.TB, name events.Name) fixture {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", "v1", string(name)+".json"))
+	return read(t, filepath.Join("testdata", "v1", string(name)+".json"))
+}
+
+func read(t testing.TB, path string) fixture {
+	t.Helper()
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,37 +53,98 @@ func (f fixture) stored() events.Stored {
 		Header: func(k string) string { return f.Headers[k] }}
 }
 
+// fixtures are all of v1: of every event one from a run of the program, and one (.full)
+// that has every field.
+func fixtures(t testing.TB) map[string]fixture {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/v1/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]fixture{}
+	for _, p := range paths {
+		all[strings.TrimSuffix(filepath.Base(p), ".json")] = read(t, p)
+	}
+	return all
+}
+
 // TestFixturesOfV1 decodes what the first release wrote: nothing may be lost, in this
 // release or any later one.
 func TestFixturesOfV1(t *testing.T) {
+	all := fixtures(t)
 	for _, e := range events.Catalog {
-		f := load(t, e.Name)
-		m, err := events.Decode(f.stored())
-		if err != nil {
-			t.Errorf("%s: %v", e.Name, err)
-			continue
+		for _, name := range []string{string(e.Name), string(e.Name) + ".full"} {
+			f, ok := all[name]
+			if !ok {
+				t.Errorf("no fixture %s", name)
+				continue
+			}
+			delete(all, name)
+			m, err := events.Decode(f.stored())
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if m.Event != e.Name || m.Job == "" || m.Pass.Run == 0 || m.Pass.Version == 0 || m.Pass.DocumentID == "" {
+				t.Errorf("%s decodes to %+v", name, m)
+			}
+			if id := f.Headers[events.HeaderID]; id != "" && (m.ID != id || m.Source != f.Headers[events.HeaderSource]) {
+				t.Errorf("%s: id %s, source %s", name, m.ID, m.Source)
+			}
+			again, err := json.Marshal(m.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameJSON(t, name, f.Body, again)
+			switch b := m.Body.(type) {
+			case *events.Extracted:
+				sameContent[events.UnitText](t, name, b.Content)
+			case *events.Chunked:
+				sameContent[events.Chunk](t, name, b.Content)
+			case *events.Embedded:
+				sameContent[events.Chunk](t, name, b.Content)
+			case *events.Degraded:
+				sameContent[events.Chunk](t, name, b.Content)
+			}
 		}
-		if m.Event != e.Name || m.Job == "" || m.Pass.Run == 0 || m.Pass.Version == 0 || m.Pass.DocumentID == "" {
-			t.Errorf("%s decodes to %+v", e.Name, m)
-		}
-		again, err := json.Marshal(m.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var want, got any
-		if json.Unmarshal(f.Body, &want) != nil || json.Unmarshal(again, &got) != nil {
-			t.Fatal("not JSON")
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Errorf("%s loses or invents something:\n%s", e.Name, d)
-		}
+	}
+	for name := range all {
+		t.Errorf("fixture %s is of no event: an event of a release cannot go", name)
+	}
+}
+
+func sameContent[T any](t *testing.T, name string, c events.Content) {
+	t.Helper()
+	if c.Inline == nil {
+		return
+	}
+	var items []T
+	if err := json.Unmarshal(c.Inline, &items); err != nil {
+		t.Errorf("%s: content: %v", name, err)
+		return
+	}
+	again, err := json.Marshal(items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameJSON(t, name+": content", c.Inline, again)
+}
+
+func sameJSON(t *testing.T, name string, a, b []byte) {
+	t.Helper()
+	var want, got any
+	if json.Unmarshal(a, &want) != nil || json.Unmarshal(b, &got) != nil {
+		t.Fatalf("%s is not JSON", name)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s loses or invents something:\n%s", name, d)
 	}
 }
 
 func TestFutureVersions(t *testing.T) {
 	for version, want := range map[string]events.Class{
 		"v1": "", "v1.3": "", "v1.2.7": "", "v2": events.Unsupported, "v0": events.Unsupported, "v10": events.Unsupported,
-		"v": events.Unsupported, "1": events.Invalid, "": events.Invalid,
+		"v": events.Unsupported, "vbanana": events.Unsupported, "v1banana": events.Unsupported, "v-1": events.Unsupported, "banana": events.Invalid, "1": events.Invalid, "": events.Invalid,
 	} {
 		f := load(t, events.NameExtracted)
 		f.Headers[events.HeaderType] = "leafmill.docs.extracted." + version
@@ -176,8 +243,10 @@ func TestVectorsRoundTrip(t *testing.T) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
-	if err := new(events.Vector).UnmarshalText([]byte("AAAA")); err == nil {
-		t.Error("three bytes are no vector")
+	for text, why := range map[string]string{"AAAA": "three bytes", "AAAAA": "no base64", "AAAA AAA": "no base64 either", "äöü": "not even ASCII"} {
+		if err := new(events.Vector).UnmarshalText([]byte(text)); class(err) != events.Invalid {
+			t.Errorf("%s is a vector: %v", why, err)
+		}
 	}
 }
 
@@ -203,7 +272,7 @@ func TestPipelineIsClosed(t *testing.T) {
 			t.Errorf("durable %s is there twice, or nobody's", s.Durable)
 		}
 		durables[s.Durable] = true
-		for _, n := range append(s.Consumes, s.Publishes...) {
+		for _, n := range slices.Concat(s.Consumes, s.Publishes) {
 			if _, ok := events.EntryOf(n); !ok {
 				t.Errorf("%s speaks of %s, which the catalog does not have", s.Durable, n)
 			}
@@ -221,6 +290,62 @@ func TestPipelineIsClosed(t *testing.T) {
 	for _, n := range []events.Name{events.NameExtracted, events.NameScanFound, events.NameChunked, events.NameEmbedded, events.NameDegraded, events.NameContinued} {
 		if !consumed[n] || !published[n] {
 			t.Errorf("%s is published: %t, consumed: %t", n, published[n], consumed[n])
+		}
+	}
+}
+
+// TestCatalogAndPipelineAgree: the two tables say the same of who reads and who writes.
+func TestCatalogAndPipelineAgree(t *testing.T) {
+	seen := map[events.Name]bool{}
+	for _, e := range events.Catalog {
+		if seen[e.Name] || e.Says == "" || len(e.By) == 0 || len(e.To) == 0 {
+			t.Errorf("%s is there twice, or says too little", e.Name)
+		}
+		seen[e.Name] = true
+		var readers, writers []string
+		for _, s := range events.Pipeline {
+			if slices.Contains(s.Consumes, e.Name) {
+				readers = append(readers, s.Durable)
+			}
+			if slices.Contains(s.Publishes, e.Name) && !slices.Contains(writers, s.Service) {
+				writers = append(writers, s.Service)
+			}
+		}
+		for _, r := range readers {
+			if !slices.Contains(e.To, r) {
+				t.Errorf("the pipeline's %s reads %s, the catalog does not say so", r, e.Name)
+			}
+		}
+		for _, to := range e.To {
+			if _, durable := events.StageOf(to); durable && !slices.Contains(readers, to) {
+				t.Errorf("the catalog says that %s reads %s, the pipeline does not", to, e.Name)
+			}
+		}
+		for _, w := range writers {
+			if !slices.Contains(e.By, w) {
+				t.Errorf("the pipeline's %s publishes %s, the catalog does not say so", w, e.Name)
+			}
+		}
+		// Facts end at status, users and fences; everything else is somebody's work.
+		fact := slices.ContainsFunc(e.To, func(to string) bool { return to == "status" || to == "users" || to == "all" })
+		if !fact && len(readers) == 0 {
+			t.Errorf("nobody works on %s", e.Name)
+		}
+	}
+}
+
+func TestReplaysOfWhatIsNotThereYetAreInvalid(t *testing.T) {
+	for _, c := range []struct {
+		version, base uint64
+		valid         bool
+	}{{3, 3, true}, {3, 8, true}, {9, 8, true}, {10, 8, false}, {3, 10, false}, {0, 3, false}} {
+		data, err := json.Marshal(events.Replayed{Version: c.version, Base: c.base, From: "embed", Collection: "c", DocumentID: "d"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := events.Decode(events.Stored{Sequence: 9, Subject: "docs.replayed.j", Data: data})
+		if (err == nil) != c.valid || err != nil && class(err) != events.Invalid || m.Pass.Run != 9 {
+			t.Errorf("%+v: %v, run %d", c, err, m.Pass.Run)
 		}
 	}
 }
@@ -247,8 +372,7 @@ func TestOnlyTheStandardLibrary(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, e := range events.Catalog {
-		x := load(f, e.Name)
+	for _, x := range fixtures(f) {
 		f.Add(x.Subject, x.Headers[events.HeaderType], []byte(x.Body))
 	}
 	f.Add("docs.submitted.a", "", []byte(`{"text":"\u0000"}`))
@@ -268,7 +392,7 @@ func FuzzDecode(f *testing.F) {
 		if !events.ValidJob(m.Job) || m.Body == nil {
 			t.Errorf("accepted %+v", m)
 		}
-		if m.Event != events.NamePoisoned && (m.Pass.Run == 0 || !events.ValidDocument(m.Pass.DocumentID) || !events.ValidCollection(m.Pass.Collection)) {
+		if p := m.Pass; m.Event != events.NamePoisoned && (p.Run == 0 || p.Version == 0 || p.Version > p.Run || p.Units < 0 || p.Units > events.MaxUnits || !events.ValidDocument(m.Pass.DocumentID) || !events.ValidCollection(m.Pass.Collection)) {
 			t.Errorf("accepted the pass %+v", m.Pass)
 		}
 		if r := m.Body.Covers(); r.Last != 0 && r.Last < r.First {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -25,6 +26,15 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 			t.Errorf("%s is out of date; run go generate ./events (%v)", name, err)
 		}
 	}
+	committed, err := filepath.Glob("schema/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range committed {
+		if _, ok := files[filepath.ToSlash(name)]; !ok {
+			t.Errorf("%s is of no event", name)
+		}
+	}
 	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -34,32 +44,92 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 	}
 }
 
-// TestFixturesFitTheirSchemas validates a real event of each kind.
+// TestFixturesFitTheirSchemas validates real events of each kind, and what may not be.
 func TestFixturesFitTheirSchemas(t *testing.T) {
 	for _, e := range events.Catalog {
 		schema, err := jsonschema.NewCompiler().Compile(filepath.Join("..", "schema", string(e.Name)+".json"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := os.ReadFile(filepath.Join("..", "testdata", "v1", string(e.Name)+".json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var f struct{ Body json.RawMessage }
-		if err := json.Unmarshal(data, &f); err != nil {
-			t.Fatal(err)
-		}
-		body, err := jsonschema.UnmarshalJSON(bytes.NewReader(f.Body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := schema.Validate(body); err != nil {
-			t.Errorf("%s: %v", e.Name, err)
+		for _, suffix := range []string{".json", ".full.json"} {
+			body := fixture(t, string(e.Name)+suffix)
+			if err := schema.Validate(body); err != nil {
+				t.Errorf("%s: %v", e.Name, err)
+			}
+			body["from_the_future"] = true
+			if err := schema.Validate(body); err != nil {
+				t.Errorf("%s refuses an unknown field: %v", e.Name, err)
+			}
+			body["document_id"] = 7
+			if schema.Validate(body) == nil {
+				t.Errorf("the schema of %s accepts a number as document_id", e.Name)
+			}
 		}
 		if schema.Validate([]any{}) == nil {
 			t.Errorf("the schema of %s accepts a list", e.Name)
 		}
 	}
+}
+
+// TestEveryFieldIsInAFixture, so that a field that is renamed cannot go unnoticed. A field
+// added in a later release needs a fixture too.
+func TestEveryFieldIsInAFixture(t *testing.T) {
+	seen := map[string]bool{} // by Go type and field; false: it exists, but no fixture has it
+	var walk func(of reflect.Type, v any)
+	walk = func(of reflect.Type, v any) {
+		switch of.Kind() {
+		case reflect.Pointer:
+			walk(of.Elem(), v)
+		case reflect.Slice:
+			list, _ := v.([]any)
+			for _, x := range list {
+				walk(of.Elem(), x)
+			}
+		case reflect.Struct:
+			m, _ := v.(map[string]any)
+			for f := range of.Fields() {
+				tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if f.Anonymous {
+					walk(f.Type, v)
+					continue
+				}
+				x, ok := m[tag]
+				seen[of.Name()+"."+tag] = seen[of.Name()+"."+tag] || ok
+				if ok {
+					walk(f.Type, x)
+				}
+			}
+		}
+	}
+	for _, e := range events.Catalog {
+		for _, suffix := range []string{".json", ".full.json"} {
+			body := fixture(t, string(e.Name)+suffix)
+			walk(reflect.TypeOf(e.New()), body)
+			if c, ok := body["content"].(map[string]any); ok && e.Name == events.NameExtracted {
+				walk(reflect.TypeFor[[]events.UnitText](), c["inline"])
+			} else if ok {
+				walk(reflect.TypeFor[[]events.Chunk](), c["inline"])
+			}
+		}
+	}
+	for field, found := range seen {
+		if !found {
+			t.Errorf("no fixture has %s", field)
+		}
+	}
+}
+
+func fixture(t *testing.T, name string) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "v1", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.(map[string]any)["body"].(map[string]any)
 }
 
 // TestAsyncAPIHolds: every reference of the document leads somewhere.
