@@ -326,3 +326,47 @@ func TestClosedPipe(t *testing.T) {
 		t.Errorf("%v, told %q", err, errs)
 	}
 }
+
+// TestSameDocumentTwice: a document handed in again under its id is found once, and its
+// chunks are those of before.
+func TestSameDocumentTwice(t *testing.T) {
+	data := t.TempDir()
+	env := []string{keywordsOnly, "LEAFMILL_SYNC=interval"}
+	up := start(t, env, "up", "--data", data, "--http", "127.0.0.1:0", "--nats", "127.0.0.1:0")
+	up.out.waitFor(t, "leafmill search")
+	addr, err := os.ReadFile(filepath.Join(data, httpFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env = append(env, "LEAFMILL_URL=http://"+strings.TrimSpace(string(addr)))
+	file := write(t, "sluice.md", "# Sluice\n\n"+strings.Repeat("The sluice of the mill is opened at high water. ", 60))
+	var chunks []int
+	for range 2 {
+		if code, out, errs := leafmill(t, env, "ingest", file, "--document-id", "sluice", "--wait"); code != exitOK {
+			t.Fatalf("ingest: exit code %d\n%s%s", code, out, errs)
+		}
+		code, out, errs := leafmill(t, env, "search", "sluice at high water", "-k", "50", "--json")
+		var a api.SearchAnswer
+		if err := json.Unmarshal([]byte(out), &a); code != exitOK || err != nil {
+			t.Fatalf("search: exit code %d, %v\n%s%s", code, err, out, errs)
+		}
+		seen := map[[2]int]bool{}
+		for _, h := range a.Results {
+			if h.Start == nil || h.End == nil || h.DocumentID != "sluice" {
+				t.Fatalf("hit %+v", h)
+			}
+			at := [2]int{*h.Start, *h.End}
+			if seen[at] {
+				t.Errorf("the passage at %v is found twice", at)
+			}
+			seen[at] = true
+		}
+		chunks = append(chunks, len(a.Results))
+	}
+	if chunks[0] < 2 || chunks[0] != chunks[1] {
+		t.Errorf("%v passages", chunks)
+	}
+	if code := up.end(t); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
