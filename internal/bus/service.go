@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,20 +110,26 @@ func (c *Conn) answer(ctx context.Context, stage string, e Endpoint, r micro.Req
 	if err == nil && len(data) > MaxReply {
 		err = fmt.Errorf("bus: reply of %d bytes exceeds %d", len(data), MaxReply)
 	}
+	// Sent past micro's Request: its Error would race with the goroutine that counts.
+	reply := &nats.Msg{Subject: r.Reply(), Data: data}
 	if err != nil {
 		p := events.ProblemOf(stage, err)
 		if rp, ok := errors.AsType[*RemoteError](err); ok {
 			p = rp.Problem
 		}
-		body, _ := json.Marshal(p)
-		err = r.Error(p.Code, p.Message, body)
-	} else {
-		err = r.Respond(data)
+		reply.Data, _ = json.Marshal(p)
+		reply.Header = nats.Header{micro.ErrorCodeHeader: {p.Code}, micro.ErrorHeader: {oneLine(p.Message)}}
 	}
-	if err != nil {
+	if reply.Subject == "" {
+		return // published, not requested: nobody waits
+	}
+	if err := c.nc.PublishMsg(reply); err != nil {
 		c.log.Warn("a reply could not be sent", "subject", e.Subject, "error", err)
 	}
 }
+
+// oneLine makes a text fit a header.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // RemoteError is the problem that another service answered with.
 type RemoteError struct{ events.Problem }
