@@ -44,7 +44,7 @@ import (
 
 // analysisVersion names what the analysers do. A change of their output must change it:
 // the keyword index is then built anew at the next start.
-const analysisVersion = "1"
+const analysisVersion = "2"
 
 // unknown is the language of texts too short or too strange to tell: words as they are,
 // folded, without stop words.
@@ -175,8 +175,11 @@ func (a *analyzers) byCode(code string) (int, bool) {
 	return max(i, 0), i >= 0
 }
 
-// Detection looks at the first bytes only, and believes nothing shorter.
+// Detection looks at the first bytes only; of shorter texts, and of those it cannot tell,
+// it believes a few stop words.
 const (
+	manyStops     = 5
+	fewStops      = 2
 	detectAtMost  = 600
 	detectAtLeast = 60
 )
@@ -186,24 +189,24 @@ const (
 // as long.
 func (a *analyzers) guess(text string) int {
 	if len(text) < detectAtLeast && !strings.ContainsFunc(text, isCJK) {
-		return unknown
+		return a.byStopWords(text, fewStops)
 	}
 	if len(text) > detectAtMost {
 		text = strings.ToValidUTF8(text[:detectAtMost], "")
 	}
-	if l := a.byStopWords(text); l != unknown {
+	if l := a.byStopWords(text, manyStops); l != unknown {
 		return l
 	}
 	info := whatlanggo.DetectWithOptions(text, a.detect)
 	if info.Lang < 0 || !info.IsReliable() {
-		return unknown
+		return a.byStopWords(text, fewStops)
 	}
 	return a.detected[info.Lang] // unknown when it is none of ours
 }
 
-// byStopWords is the language of which the text has at least five stop words, and twice as
-// many as of any other.
-func (a *analyzers) byStopWords(text string) int {
+// byStopWords is the language of which the text has at least so many stop words, and twice
+// as many as of any other.
+func (a *analyzers) byStopWords(text string, least int) int {
 	var counts [32]int
 	for word := range strings.FieldsFuncSeq(strings.ToLower(text), func(r rune) bool { return !unicode.IsLetter(r) }) {
 		for in := a.stops[word]; in != 0; in &= in - 1 {
@@ -218,7 +221,7 @@ func (a *analyzers) byStopWords(text string) int {
 			second = max(second, n)
 		}
 	}
-	if counts[best] < 5 || counts[best] < 2*second {
+	if counts[best] < least || counts[best] < 2*second {
 		return unknown
 	}
 	return best

@@ -34,3 +34,25 @@ func FuzzAnalysis(f *testing.F) {
 		}
 	})
 }
+
+// TestShortTextsAreStemmed: two words that every text of a language has tell it.
+func TestShortTextsAreStemmed(t *testing.T) {
+	a, err := newAnalyzers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"The heat pump is guaranteed for ten years.":   "en",
+		"Der Schlüssel hängt hinter dem blauen Kasten": "de",
+		"La llave está en la caja azul":                "es",
+		"guaranteed 2019":                              "",
+	} {
+		got := ""
+		if l := a.guess(text); l != unknown {
+			got = a.languages[l].code
+		}
+		if got != want {
+			t.Errorf("%q is taken for %q, not %q", text, got, want)
+		}
+	}
+}
