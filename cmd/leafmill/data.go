@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,4 +95,18 @@ func slot(data, name string) (dir string, release func() error, err error) {
 		}
 	}
 	return "", nil, fmt.Errorf("%d replicas of %s use the data folder %s already", replicaSlots, name, data)
+}
+
+// folderID is a name for a folder that it keeps for ever, made at its first use.
+func folderID(dir string) (string, error) {
+	path := filepath.Join(dir, "id")
+	id, err := os.ReadFile(path)
+	if err == nil && len(id) > 0 {
+		return string(id), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	fresh := uuid.NewString()
+	return fresh, os.WriteFile(path, []byte(fresh), 0o600)
 }

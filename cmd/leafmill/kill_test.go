@@ -254,6 +254,7 @@ func TestKillStages(t *testing.T) {
 		kills[s] = worker(s, s)
 	}
 	kills["index"] = worker("index", "index")
+	worker("index-2", "index") // stands by: only one index is at work
 	kills["status"] = worker("status", "status")
 	run("gateway", "gateway")
 	m.poll("the gateway serves", m.ready)
@@ -276,6 +277,15 @@ func TestKillStages(t *testing.T) {
 		if got[name] == "" {
 			t.Errorf("%s is missing", name)
 		}
+	}
+	var a api.SearchAnswer
+	resp, err := http.Get(m.url + "/search?mode=keyword&k=300&q=sluice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || len(a.Results) != 192 {
+		t.Errorf("%d notes are found, of 192 (%v)", len(a.Results), err)
 	}
 }
 

@@ -124,15 +124,32 @@ func runIndex(ctx context.Context, n *node, conn *bus.Conn) (err error) {
 	if n.cfg.Sync == config.SyncInterval {
 		sync = embedded.SyncInterval
 	}
-	backend, err := embedded.Open(ctx, embedded.Options{Dir: filepath.Join(n.cfg.Data, "index"), Sync: sync})
+	dir := filepath.Join(n.cfg.Data, "index")
+	backend, err := embedded.Open(ctx, embedded.Options{Dir: dir, Sync: sync})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, backend.Close()) }()
+	// Another index, on another folder, would take a share of the chunks: one is at work.
+	owner, err := folderID(dir)
+	if err != nil {
+		return err
+	}
+	if err := conn.Claim(ctx, "index", owner); err != nil {
+		return whenStopped(ctx, err)
+	}
 	fusion := index.DefaultFusion()
 	fusion.Floor = n.cfg.Embed.Floor
 	return index.Run(ctx, conn, backend, index.Config{Workers: n.cfg.IndexWorkers, Fusion: fusion,
 		Bus: n.runConfig(), Version: n.version, Log: n.log.With("service", "index")})
+}
+
+// whenStopped is nil when the error is only that of being told to stop.
+func whenStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func runStatus(ctx context.Context, n *node, conn *bus.Conn) (err error) {
